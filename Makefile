@@ -1,0 +1,62 @@
+# Needs Go, make and a POSIX shell. The e2e tests need more: see .ci/apt.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+GO ?= go
+# A count, not a duration: at the end of a duration go test may report
+# "context deadline exceeded" without a finding (golang/go#75804, until Go 1.27).
+FUZZTIME ?= 100000x
+BENCHTIME ?= 1s
+PKGS ?= ./...
+GOLANGCI = $(GO) tool -modfile=.ci/tools.mod golangci-lint
+
+.PHONY: help build build-device demo test race e2e lint fuzz bench fmt clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build the one binary, bin/atls-ws
+	$(GO) build -trimpath -o bin/atls-ws ./cmd/atls-ws
+
+build-device: ## build what a device needs, bin/atls-ws-device
+	$(GO) build -tags device -trimpath -ldflags "-s -w" -o bin/atls-ws-device ./cmd/atls-ws
+
+demo: build ## show the whole path: server, middlebox, device, a signal and its ack
+	@bin/atls-ws demo
+
+test: ## run the tests that need nothing but Go
+	$(GO) test $(PKGS)
+
+race: ## run them under the race detector, in random order
+	$(GO) test -race -shuffle=on $(PKGS)
+
+e2e: ## run the built binaries against real middleboxes (install them with .ci/apt)
+	$(GO) test -tags e2e -count=1 -timeout 12m ./e2e
+
+lint: ## check formatting, vet and golangci-lint
+	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then \
+		echo "not gofmt-ed, run make fmt:"; echo "$$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) vet -tags device ./...
+	$(GO) vet -tags e2e ./...
+	$(GOLANGCI) run ./...
+	$(GOLANGCI) run --build-tags device ./cmd/...
+	$(GOLANGCI) run --build-tags e2e ./e2e/...
+
+fuzz: ## run every fuzz target for FUZZTIME (100000x: executions)
+	@set -e; for pkg in $$($(GO) list $(PKGS)); do \
+		targets=$$($(GO) test -list '^Fuzz' $$pkg) || { echo "$$targets"; exit 1; }; \
+		for target in $$(echo "$$targets" | grep '^Fuzz' || true); do \
+			echo "fuzz $$target in $$pkg"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg; \
+		done; \
+	done
+
+bench: ## run every benchmark for BENCHTIME (1s)
+	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) $(PKGS)
+
+fmt: ## format the code
+	gofmt -w .
+
+clean: ## remove what build and demo make
+	rm -rf bin atls-ws-dev
