@@ -1,0 +1,162 @@
+package wsconn
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/coder/websocket"
+)
+
+// AcceptOptions configure Accept. The zero value works.
+type AcceptOptions struct {
+	// Origins are the values of Origin that may connect, as browsers send them
+	// (https://app.example). By default a request with an Origin is refused.
+	Origins []string
+}
+
+// Accept answers r in any case: with a WebSocket upgrade, or with a status that
+// says what is wrong. The caller owns the Conn, which outlives the handler. An
+// error says what was answered.
+func Accept(w http.ResponseWriter, r *http.Request, o *AcceptOptions) (*Conn, error) {
+	if o == nil {
+		o = &AcceptOptions{}
+	}
+	if err := check(w, r, o); err != nil {
+		return nil, err
+	}
+	offered := r.Header.Values("Sec-Websocket-Protocol")
+	ours := hasToken(r.Header, "Sec-Websocket-Protocol", func(t string) bool { return t == Subprotocol })
+	r = r.Clone(r.Context())
+	r.Header.Del("Sec-Websocket-Protocol") // the library would ignore case, and echo it
+	if ours {
+		r.Header.Set("Sec-Websocket-Protocol", Subprotocol)
+	}
+	h := &hijack{ResponseWriter: w}
+	ws, err := websocket.Accept(h, r, &websocket.AcceptOptions{
+		Subprotocols:       []string{Subprotocol},
+		InsecureSkipVerify: true, // of Origin: check did
+		CompressionMode:    websocket.CompressionDisabled,
+	})
+	if err != nil {
+		if h.carrier != nil {
+			_ = h.carrier.hard.Close()
+		}
+		return nil, err
+	}
+	c := newConn(ws, h.carrier, r.TLS)
+	if len(offered) > 0 && !ours {
+		c.hangUp(websocket.StatusPolicyViolation, "subprotocol must be "+Subprotocol)
+		_ = c.Close()
+		return nil, fmt.Errorf("client offers subprotocol %q, want %q", printable(strings.Join(offered, ", ")), Subprotocol)
+	}
+	return c, nil
+}
+
+// check answers the requests that are no upgrade for us.
+func check(w http.ResponseWriter, r *http.Request, o *AcceptOptions) error {
+	if r.Method != http.MethodGet {
+		w.Header().Set("Allow", http.MethodGet)
+		return refuse(w, http.StatusMethodNotAllowed, "about:blank", "GET with a WebSocket upgrade only")
+	}
+	if !r.ProtoAtLeast(1, 1) || r.ProtoMajor > 1 ||
+		!hasToken(r.Header, "Connection", fold("upgrade")) || !hasToken(r.Header, "Upgrade", fold("websocket")) {
+		w.Header().Set("Connection", "Upgrade")
+		w.Header().Set("Upgrade", "websocket")
+		return refuse(w, http.StatusUpgradeRequired, upgradeRequired, "this is an ATLS service; the Upgrade header did not arrive")
+	}
+	if r.ContentLength != 0 || len(r.TransferEncoding) > 0 {
+		w.Header().Set("Connection", "close") // what follows is no request
+		return refuse(w, http.StatusBadRequest, "about:blank", "the upgrade request has a body")
+	}
+	for _, origin := range r.Header.Values("Origin") {
+		if !slices.ContainsFunc(o.Origins, fold(origin)) {
+			return refuse(w, http.StatusForbidden, "about:blank", "origin is not allowed")
+		}
+	}
+	if !hijackable(w) {
+		return refuse(w, http.StatusNotImplemented, "about:blank", "this server cannot upgrade")
+	}
+	return nil
+}
+
+// hijackable says whether Hijack will find a connection, before a 101 is sent.
+func hijackable(w http.ResponseWriter) bool {
+	for {
+		switch t := w.(type) {
+		case http.Hijacker:
+			return true
+		case interface{ Unwrap() http.ResponseWriter }:
+			w = t.Unwrap()
+		default:
+			return false
+		}
+	}
+}
+
+// refuse answers with a problem document (RFC 9457) and returns it as an error.
+func refuse(w http.ResponseWriter, status int, typ, title string) error {
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_, _ = fmt.Fprintf(w, "{\"type\":%q,\"title\":%q,\"status\":%d}\n", typ, title, status)
+	return fmt.Errorf("answered %d: %s", status, title)
+}
+
+func fold(want string) func(string) bool {
+	return func(s string) bool { return strings.EqualFold(s, want) }
+}
+
+// hasToken looks in a header that is a comma-separated list.
+func hasToken(h http.Header, key string, is func(string) bool) bool {
+	for _, v := range h.Values(key) {
+		for t := range strings.SplitSeq(v, ",") {
+			if is(strings.TrimSpace(t)) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// hijack puts a sender between the connection and websocket.Accept.
+type hijack struct {
+	http.ResponseWriter
+	carrier *sender
+}
+
+// Hijack replaces the server's buffers by small ones. Large reads and writes
+// pass them by, and an idle connection keeps them for as long as it lives.
+func (h *hijack) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := http.NewResponseController(h.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	hard := conn
+	if t, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		hard = t.NetConn()
+	}
+	// The server's deadlines were for the request.
+	if err := conn.SetDeadline(time.Time{}); err != nil {
+		_ = conn.Close()
+		return nil, nil, err
+	}
+	head, _ := rw.Peek(rw.Reader.Buffered())
+	h.carrier = newSender(conn, hard, head)
+	c := carrierConn{Conn: conn, sender: h.carrier}
+	return c, bufio.NewReadWriter(bufio.NewReaderSize(c, 512), bufio.NewWriterSize(c, 512)), nil
+}
+
+// carrierConn is a sender in the shape that Hijack returns.
+type carrierConn struct {
+	net.Conn
+	sender *sender
+}
+
+func (c carrierConn) Read(p []byte) (int, error)  { return c.sender.Read(p) }
+func (c carrierConn) Write(p []byte) (int, error) { return c.sender.Write(p) }
+func (c carrierConn) Close() error                { return c.sender.Close() }

@@ -1,0 +1,168 @@
+package wsconn
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/coder/websocket"
+)
+
+const (
+	// Subprotocol is what a dialler offers and a server selects.
+	Subprotocol = "atls.v1"
+	// DefaultPath is where a server is expected to accept.
+	DefaultPath = "/.well-known/atls"
+	// MaxMessage is the size in bytes of the largest message that a Conn sends.
+	MaxMessage = 64 << 10
+
+	maxReceived = 128 << 10 // a larger message ends the connection with 1009
+
+	closeTimeout  = 2 * time.Second        // Close, from call to return
+	lingerTimeout = 500 * time.Millisecond // of that, the wait for the peer's close frame
+)
+
+// errPeerClosed is what Write gives after the other end has closed.
+var errPeerClosed = fmt.Errorf("closed by the other end: %w", io.ErrClosedPipe)
+
+// Conn is a byte stream over one WebSocket. Message boundaries mean nothing.
+// Its methods may be called concurrently. It holds two goroutines at most, one
+// and no buffer while idle.
+type Conn struct {
+	ws            *websocket.Conn
+	hard          net.Conn // the lowest connection we can reach: closing it ends everything at once
+	local, remote net.Addr
+	outer         *tls.ConnectionState
+
+	rx *receiver
+	tx *sender
+
+	closeOnce sync.Once
+	closeErr  error
+	readDone  chan struct{}
+}
+
+// newConn takes over ws, whose carrier is tx.
+func newConn(ws *websocket.Conn, tx *sender, outer *tls.ConnectionState) *Conn {
+	ws.SetReadLimit(maxReceived)
+	c := &Conn{
+		ws: ws, hard: tx.hard, outer: outer,
+		local: tx.hard.LocalAddr(), remote: tx.hard.RemoteAddr(),
+		rx: newReceiver(), tx: tx,
+		readDone: make(chan struct{}),
+	}
+	tx.attach(ws)
+	go c.readLoop()
+	return c
+}
+
+// Read reads what the other end wrote, in order. It returns io.EOF once the
+// other end has closed, and io.ErrUnexpectedEOF, wrapped, when the carrier
+// ended without a close frame, as a proxy's idle timeout does it.
+func (c *Conn) Read(p []byte) (int, error) { return c.rx.read(p) }
+
+// Write queues p and returns as soon as all of it is queued, which is before
+// it is sent; up to MaxMessage bytes wait. What accumulates while the carrier
+// is busy goes out as one message. A failure to send shows on a later Write.
+func (c *Conn) Write(p []byte) (int, error) { return c.tx.write(p) }
+
+// LocalAddr is the local address of the TCP connection below.
+func (c *Conn) LocalAddr() net.Addr { return c.local }
+
+// RemoteAddr is the address at the other end of the TCP connection below: a
+// proxy's, if there is one in between.
+func (c *Conn) RemoteAddr() net.Addr { return c.remote }
+
+// ConnectionState is that of the OUTER TLS connection, nil for ws://. It says
+// nothing about who the peer is.
+func (c *Conn) ConnectionState() *tls.ConnectionState { return c.outer }
+
+// SetDeadline sets both deadlines. A call that times out returns
+// os.ErrDeadlineExceeded; the connection lives on.
+func (c *Conn) SetDeadline(t time.Time) error {
+	return errors.Join(c.rx.setDeadline(t), c.tx.setDeadline(t))
+}
+
+// SetReadDeadline bounds present and future Reads. Zero is no bound.
+func (c *Conn) SetReadDeadline(t time.Time) error { return c.rx.setDeadline(t) }
+
+// SetWriteDeadline bounds present and future Writes. Zero is no bound.
+func (c *Conn) SetWriteDeadline(t time.Time) error { return c.tx.setDeadline(t) }
+
+// Close makes Read and Write return net.ErrClosed, sends what Write has
+// queued and a close frame, and ends the connection. It takes two seconds at
+// most and half a second when only the other end's close frame is missing. No
+// goroutine is left. The error says that queued bytes were not sent. Further
+// calls wait for the first and return the same.
+func (c *Conn) Close() error {
+	c.closeOnce.Do(func() {
+		kill := time.AfterFunc(closeTimeout, c.abort)
+		defer kill.Stop()
+		c.rx.close(net.ErrClosed)
+		c.closeErr = c.tx.drain()
+		c.hangUp(websocket.StatusNormalClosure, "")
+		<-c.readDone
+		c.tx.wait()
+		c.abort()
+	})
+	return c.closeErr
+}
+
+// hangUp sends a close frame unless one has been sent, waits for the peer's,
+// and closes the carrier. It is bounded by lingerTimeout.
+func (c *Conn) hangUp(code websocket.StatusCode, reason string) {
+	kill := time.AfterFunc(lingerTimeout, c.abort)
+	defer kill.Stop()
+	_ = c.ws.Close(code, reason) // the reason for hanging up is told elsewhere
+	_ = c.ws.CloseNow()
+}
+
+func (c *Conn) abort() { _ = c.hard.Close() }
+
+// readLoop owns the reading side of ws. It parks without a buffer.
+func (c *Conn) readLoop() {
+	defer close(c.readDone)
+	code, reason := websocket.StatusProtocolError, ""
+	var err error
+	for err == nil {
+		var typ websocket.MessageType
+		var m io.Reader
+		typ, m, err = c.ws.Reader(context.Background())
+		switch {
+		case err != nil:
+		case typ != websocket.MessageBinary:
+			code, reason = websocket.StatusUnsupportedData, "binary messages only"
+			err = errors.New("the other end sent a text message")
+		default:
+			err = c.rx.fill(m)
+		}
+	}
+	err = readError(err)
+	c.rx.fail(err)
+	if errors.Is(err, io.EOF) {
+		err = errPeerClosed
+	}
+	c.tx.fail(err)
+	c.hangUp(code, reason)
+}
+
+// readError is how the end of the connection looks to a reader.
+func readError(err error) error {
+	var ce websocket.CloseError
+	switch {
+	case errors.As(err, &ce):
+		switch ce.Code {
+		case websocket.StatusNormalClosure, websocket.StatusGoingAway, websocket.StatusNoStatusRcvd:
+			return io.EOF
+		}
+		return fmt.Errorf("closed by the other end: %w", ce)
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return fmt.Errorf("carrier ended without a close frame: %w", io.ErrUnexpectedEOF)
+	}
+	return err
+}

@@ -1,0 +1,143 @@
+package wsconn
+
+import (
+	"io"
+	"os"
+	"sync"
+	"time"
+)
+
+// readChunk is how much of a message must arrive before a reader sees it.
+const readChunk = 16 << 10
+
+// receiver is the receiving direction: a ring between the read loop, which
+// fills it, and the readers. The ring exists only while it is in use.
+type receiver struct {
+	mu       sync.Mutex
+	cond     sync.Cond
+	deadline deadline
+	ring     []byte
+	first, n int   // the n bytes from first on are unread
+	filling  bool  // the read loop is using the ring
+	err      error // after the last byte of the ring
+	closed   bool  // err is for now; what arrives is discarded
+}
+
+func newReceiver() *receiver {
+	r := &receiver{}
+	r.cond.L = &r.mu
+	return r
+}
+
+func (r *receiver) read(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for {
+		switch {
+		case r.closed:
+			return 0, r.err
+		case r.deadline.expired:
+			return 0, os.ErrDeadlineExceeded
+		case len(p) == 0:
+			return 0, nil
+		case r.n > 0:
+			return r.takeLocked(p), nil
+		case r.err != nil:
+			return 0, r.err
+		}
+		r.cond.Wait()
+	}
+}
+
+func (r *receiver) takeLocked(p []byte) (n int) {
+	full := r.n == len(r.ring)
+	for n < len(p) && r.n > 0 {
+		k := copy(p[n:], r.ring[r.first:min(r.first+r.n, len(r.ring))])
+		n += k
+		r.n -= k
+		r.first = (r.first + k) % len(r.ring)
+	}
+	if full {
+		r.cond.Broadcast()
+	}
+	r.releaseLocked()
+	return n
+}
+
+// releaseLocked gives the ring back when it is empty and nobody fills it.
+func (r *receiver) releaseLocked() {
+	if r.n == 0 && !r.filling && r.ring != nil {
+		putBuffer(r.ring)
+		r.ring, r.first = nil, 0
+	}
+}
+
+// fill moves one message into the ring, waiting for room.
+func (r *receiver) fill(m io.Reader) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.filling = true
+	defer func() {
+		r.filling = false
+		r.releaseLocked()
+	}()
+	if r.ring == nil {
+		r.ring = getBuffer()
+		r.ring = r.ring[:cap(r.ring)]
+	}
+	for {
+		for r.n == len(r.ring) && !r.closed {
+			r.cond.Wait()
+		}
+		if r.closed {
+			r.n = 0
+		}
+		from := (r.first + r.n) % len(r.ring)
+		to := min(from+readChunk, from+len(r.ring)-r.n, len(r.ring))
+		// Readers move first and n so that from stays what it is.
+		r.mu.Unlock()
+		n, err := m.Read(r.ring[from:to])
+		r.mu.Lock()
+		if err == io.EOF { // unwrapped, it is the message's end and not the carrier's
+			return nil
+		}
+		if err != nil {
+			return err // bytes beside an error may still be masked
+		}
+		if !r.closed {
+			r.n += n
+			r.cond.Broadcast()
+		}
+	}
+}
+
+// fail ends the direction after what has arrived.
+func (r *receiver) fail(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.err == nil {
+		r.err = err
+	}
+	r.cond.Broadcast()
+}
+
+// close ends the direction now.
+func (r *receiver) close(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.closed, r.err = true, err
+	r.deadline.stopLocked()
+	r.n = 0
+	r.releaseLocked()
+	r.cond.Broadcast()
+}
+
+func (r *receiver) setDeadline(t time.Time) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return r.err
+	}
+	r.deadline.setLocked(t, &r.cond)
+	return nil
+}
