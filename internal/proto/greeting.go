@@ -1,0 +1,104 @@
+package proto
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+)
+
+// Hello is what the client says first on the inner TLS connection.
+type Hello struct {
+	Version  int          `json:"version"`
+	Software string       `json:"software,omitempty"`
+	Carrier  string       `json:"carrier,omitempty"`  // websocket or post
+	Services []string     `json:"services,omitempty"` // the services it listens on
+	Outer    *OuterReport `json:"outer,omitempty"`
+}
+
+// OuterReport tells the server what the device met on the outer hop.
+type OuterReport struct {
+	TLSVersion  string      `json:"tls_version,omitempty"`
+	Verified    bool        `json:"verified"` // the chain validates for the host under the device's roots
+	VerifyError string      `json:"verify_error,omitempty"`
+	Chain       []OuterCert `json:"chain,omitempty"` // as presented, leaf first
+	// Exporter is the outer tls-exporter value (RFC 9266); nil over plain HTTP.
+	Exporter []byte `json:"exporter,omitempty"`
+	// Intercepted is the server's own verdict: it terminated an outer TLS
+	// connection whose exporter differs. It is never taken from the wire.
+	Intercepted bool `json:"intercepted"`
+}
+
+// OuterCert is one certificate of the outer chain.
+type OuterCert struct {
+	Subject  string    `json:"subject"`
+	Issuer   string    `json:"issuer"`
+	SHA256   string    `json:"sha256"` // of the DER, lower-case hex
+	NotAfter time.Time `json:"not_after"`
+}
+
+// Ready is the server's acceptance: only after it does the session exist.
+type Ready struct {
+	Session   string        `json:"session"`      // session id, for logs on both ends
+	Device    string        `json:"device"`       // the id the server took from the certificate
+	Keepalive time.Duration `json:"keepalive_ns"` // how often each end pings
+	Streams   int           `json:"streams"`      // how many the server lets the device have open
+	Time      time.Time     `json:"time"`         // the server's clock
+}
+
+// Refusal is the server's no.
+type Refusal struct {
+	Code       Code          `json:"code"`
+	Text       string        `json:"text"`
+	RetryAfter time.Duration `json:"retry_after_ns,omitempty"`
+}
+
+// Greeting is the server's answer to Hello: exactly one field is set.
+type Greeting struct {
+	Ready   *Ready   `json:"ready,omitempty"`
+	Refused *Refusal `json:"refused,omitempty"`
+}
+
+// WriteJSON writes v as u32 length | JSON, in one Write.
+func WriteJSON(w io.Writer, v any) error {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	if len(body) > MaxGreeting {
+		return fmt.Errorf("%w: greeting of %d bytes, at most %d", ErrTooLarge, len(body), MaxGreeting)
+	}
+	buf := binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(body)), uint32(len(body)))
+	_, err = w.Write(append(buf, body...))
+	return err
+}
+
+// ReadJSON reads what WriteJSON wrote into v and no byte more.
+func ReadJSON(r io.Reader, v any) error {
+	var head [4]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return err
+	}
+	n := binary.BigEndian.Uint32(head[:])
+	if n > MaxGreeting {
+		return fmt.Errorf("%w: greeting of %d bytes, at most %d", ErrTooLarge, n, MaxGreeting)
+	}
+	body := make([]byte, n)
+	if _, err := io.ReadFull(r, body); err != nil {
+		return noEOF(err)
+	}
+	if err := json.Unmarshal(body, v); err != nil {
+		return fmt.Errorf("%w: greeting: %w", ErrMalformed, err)
+	}
+	return nil
+}
+
+// noEOF turns an end inside a value into io.ErrUnexpectedEOF.
+func noEOF(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
