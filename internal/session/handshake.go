@@ -1,0 +1,275 @@
+package session
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/atls-ws/atls-ws/internal/proto"
+)
+
+// maxBeforeReady bounds what a peer can send before the session is ready.
+const maxBeforeReady = 64 << 10
+
+// Config is what both ends need for a session. TLS is the INNER configuration;
+// Client and Server tighten a clone of it. Zero values of the rest have the
+// documented defaults.
+type Config struct {
+	TLS       *tls.Config
+	Mux       *Mux          // nil: answers to nothing
+	Logger    *slog.Logger  // nil: silence
+	Streams   int           // the peer's open streams; 0: DefaultStreams
+	Keepalive time.Duration // server: interval of pings; 0: DefaultKeepalive. The client learns it
+
+	Hello Hello // client: what it says of itself
+	// Admit is the server's decision on a peer whose certificate is verified. It
+	// returns the device's id, or an error: a *RefusedError goes to the peer as it
+	// is, any other as not allowed with its text. It may complete the Hello.
+	Admit func(state tls.ConnectionState, hello *Hello) (device string, err error)
+}
+
+func (c *Config) complete() *Config {
+	cc := *c
+	if cc.Mux == nil {
+		cc.Mux = new(Mux)
+	}
+	if cc.Logger == nil {
+		cc.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cc.Streams <= 0 {
+		cc.Streams = DefaultStreams
+	}
+	if cc.Keepalive <= 0 {
+		cc.Keepalive = DefaultKeepalive
+	}
+	return &cc
+}
+
+// tighten clones an inner configuration and sets what is not negotiable.
+func tighten(c *tls.Config) *tls.Config {
+	t := c.Clone()
+	t.MinVersion, t.MaxVersion = tls.VersionTLS13, 0
+	t.NextProtos = []string{proto.ALPNMux}
+	t.DynamicRecordSizingDisabled = true
+	return t
+}
+
+// CheckClientTLS says what an inner client configuration lacks.
+func CheckClientTLS(c *tls.Config) error {
+	switch {
+	case c == nil:
+		return errors.New("inner TLS configuration is missing")
+	case c.InsecureSkipVerify:
+		return errors.New("inner TLS configuration: InsecureSkipVerify would trust any middlebox")
+	case c.RootCAs == nil:
+		return errors.New("inner TLS configuration: RootCAs is missing: the system's roots must not decide whom the device trusts")
+	case c.ServerName == "":
+		return errors.New("inner TLS configuration: ServerName is missing")
+	case len(c.Certificates) == 0 && c.GetClientCertificate == nil:
+		return errors.New("inner TLS configuration: the device's certificate is missing")
+	}
+	return nil
+}
+
+// CheckServerTLS says what an inner server configuration lacks.
+func CheckServerTLS(c *tls.Config) error {
+	switch {
+	case c == nil:
+		return errors.New("inner TLS configuration is missing")
+	case c.ClientCAs == nil && c.GetConfigForClient == nil:
+		return errors.New("inner TLS configuration: ClientCAs is missing: nobody's certificate could be verified")
+	case len(c.Certificates) == 0 && c.GetCertificate == nil && c.GetConfigForClient == nil:
+		return errors.New("inner TLS configuration: the server's certificate is missing")
+	}
+	return nil
+}
+
+// Client makes the device's end of a session on conn, which it then owns: on an
+// error it is closed. It returns after the server's Ready. ctx bounds the
+// making, not the session.
+func Client(ctx context.Context, conn net.Conn, c *Config) (*Session, error) {
+	if err := CheckClientTLS(c.TLS); err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	cfg := c.complete()
+	limited := &limitedConn{Conn: conn}
+	limited.left.Store(maxBeforeReady)
+	t := tighten(cfg.TLS)
+	if t.GetClientCertificate == nil {
+		// crypto/tls holds back a certificate that the server's CA list does not
+		// name; the server could then only say that none came.
+		t.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &t.Certificates[0], nil }
+	}
+	tc := tls.Client(limited, t)
+	var ready *proto.Ready
+	err := greet(ctx, conn, func() error {
+		if err := tc.HandshakeContext(ctx); err != nil {
+			return fmt.Errorf("inner handshake: %w", remoteAlert(err))
+		}
+		if p := tc.ConnectionState().NegotiatedProtocol; p != proto.ALPNMux {
+			return fmt.Errorf("inner handshake: server negotiated ALPN %q, want %q", p, proto.ALPNMux)
+		}
+		hello := cfg.Hello
+		hello.Version = proto.Version
+		hello.Services = cfg.Mux.Services()
+		if err := proto.WriteJSON(tc, &hello); err != nil {
+			return fmt.Errorf("hello: %w", remoteAlert(err))
+		}
+		var g proto.Greeting
+		if err := proto.ReadJSON(tc, &g); err != nil {
+			return fmt.Errorf("waiting for ready: %w", remoteAlert(err))
+		}
+		if r := g.Refused; r != nil {
+			return &RefusedError{r.Code, r.Text, r.RetryAfter}
+		}
+		if g.Ready == nil {
+			return errors.New("waiting for ready: the server sent neither ready nor a refusal")
+		}
+		ready = g.Ready
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	limited.left.Store(-1)
+	if k := ready.Keepalive; k >= time.Second && k <= 5*time.Minute {
+		cfg.Keepalive = k
+	}
+	return newSession(cfg, tc, conn, true, ready, cfg.Hello), nil
+}
+
+// Server makes the server's end of a session on conn, which it then owns: on
+// an error it is closed, after the peer has been told. ctx bounds the making,
+// not the session.
+func Server(ctx context.Context, conn net.Conn, c *Config) (*Session, error) {
+	if err := CheckServerTLS(c.TLS); err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	cfg := c.complete()
+	limited := &limitedConn{Conn: conn}
+	limited.left.Store(maxBeforeReady)
+	t := tighten(cfg.TLS)
+	t.ClientAuth = tls.RequireAndVerifyClientCert
+	tc := tls.Server(limited, t)
+	var hello Hello
+	ready := &proto.Ready{Session: newID(), Keepalive: cfg.Keepalive, Streams: cfg.Streams}
+	err := greet(ctx, conn, func() error {
+		if err := tc.HandshakeContext(ctx); err != nil {
+			return fmt.Errorf("inner handshake: %w", remoteAlert(err))
+		}
+		if p := tc.ConnectionState().NegotiatedProtocol; p != proto.ALPNMux {
+			return fmt.Errorf("inner handshake: client negotiated ALPN %q, want %q", p, proto.ALPNMux)
+		}
+		err := proto.ReadJSON(tc, &hello)
+		switch {
+		case errors.Is(err, proto.ErrTooLarge), errors.Is(err, proto.ErrMalformed):
+			err = refuse(tc, &RefusedError{Code: proto.Malformed, Text: "hello: " + err.Error()})
+		case err != nil:
+			err = fmt.Errorf("waiting for hello: %w", remoteAlert(err))
+		case hello.Version != proto.Version:
+			err = refuse(tc, &RefusedError{Code: proto.Malformed, Text: fmt.Sprintf("hello of version %d, want %d", hello.Version, proto.Version)})
+		}
+		if err != nil {
+			return err
+		}
+		if cfg.Admit != nil {
+			if ready.Device, err = cfg.Admit(tc.ConnectionState(), &hello); err != nil {
+				return refuse(tc, err)
+			}
+		}
+		ready.Time = time.Now()
+		if err := proto.WriteJSON(tc, &proto.Greeting{Ready: ready}); err != nil {
+			return fmt.Errorf("ready: %w", err)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	limited.left.Store(-1)
+	return newSession(cfg, tc, conn, false, ready, hello), nil
+}
+
+// greet runs f with ctx bounding its reads and writes, and closes conn when it
+// fails. The error is ctx's when that is why.
+func greet(ctx context.Context, conn net.Conn, f func() error) error {
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	err := f()
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err == nil {
+		return nil
+	}
+	if cause := ctx.Err(); cause != nil && !errors.Is(err, cause) {
+		err = fmt.Errorf("%w: %w", err, cause)
+	}
+	_ = conn.Close()
+	return err
+}
+
+// refuse tells the peer no and returns why.
+func refuse(w io.Writer, err error) error {
+	r := &RefusedError{}
+	if !errors.As(err, &r) {
+		r = &RefusedError{Code: proto.NotAllowed, Text: err.Error()}
+	}
+	if werr := proto.WriteJSON(w, &proto.Greeting{Refused: &proto.Refusal{Code: r.Code, Text: r.Text, RetryAfter: r.RetryAfter}}); werr != nil {
+		return fmt.Errorf("%w (and could not be told: %w)", r, werr)
+	}
+	return r
+}
+
+// AlertError says that the peer ended the inner handshake with a TLS alert:
+// what it did not like is this end's certificate or offer.
+type AlertError struct{ Err error }
+
+func (e *AlertError) Error() string { return "the peer refused: " + e.Err.Error() }
+
+// Unwrap returns crypto/tls's error.
+func (e *AlertError) Unwrap() error { return e.Err }
+
+// remoteAlert marks the errors that crypto/tls makes of the peer's alerts.
+func remoteAlert(err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) && op.Op == "remote error" || err != nil && strings.HasPrefix(err.Error(), "remote error: tls:") {
+		return &AlertError{err}
+	}
+	return err
+}
+
+// limitedConn fails reads after a number of bytes; a negative number is no limit.
+type limitedConn struct {
+	net.Conn
+	left atomic.Int64
+}
+
+func (c *limitedConn) Read(p []byte) (int, error) {
+	left := c.left.Load()
+	if left < 0 {
+		return c.Conn.Read(p)
+	}
+	if left == 0 {
+		return 0, fmt.Errorf("more than %d bytes before ready", maxBeforeReady)
+	}
+	n, err := c.Conn.Read(p[:min(int64(len(p)), left)])
+	c.left.CompareAndSwap(left, left-int64(n))
+	return n, err
+}
+
+func newID() string {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}

@@ -1,0 +1,112 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/atls-ws/atls-ws/internal/proto"
+)
+
+// inboundSignals is how many signal streams a peer may have open.
+const inboundSignals = 4
+
+// serveSignals reads the peer's signals, hands each to its handler and acks it.
+func (s *Session) serveSignals(st *Stream) {
+	defer func() { _ = st.Close() }()
+	defer s.nsignal.Add(-1)
+	if s.nsignal.Add(1) > inboundSignals {
+		_ = proto.WriteAnswer(st, proto.Answer{Code: proto.Busy, Text: "too many signal streams"})
+		return
+	}
+	if err := proto.WriteAnswer(st, proto.Answer{}); err != nil {
+		return
+	}
+	_ = st.SetDeadline(time.Time{})
+	for {
+		typ, body, err := proto.ReadFrame(st)
+		if err != nil {
+			return
+		}
+		if err := s.serveFrame(st, typ, body); err != nil {
+			if s.Err() == nil {
+				s.cfg.Logger.Warn("signal stream ended", "err", err)
+			}
+			return
+		}
+	}
+}
+
+func (s *Session) serveFrame(st *Stream, typ byte, body []byte) error {
+	switch typ {
+	case proto.FrameSignal:
+		sig, err := proto.ParseSignal(body)
+		if err != nil {
+			return err
+		}
+		ack := s.handle(&sig)
+		_ = st.SetWriteDeadline(time.Now().Add(ackWriteTimeout))
+		_, err = st.Write(proto.AppendAck(nil, &ack))
+		return err
+	case proto.FrameDrain:
+		d, err := proto.ParseDrain(body)
+		if err != nil {
+			return err
+		}
+		s.mu.Lock()
+		if s.drain == nil {
+			close(s.drained)
+		}
+		s.drain = &d
+		s.mu.Unlock()
+	case proto.FrameBye:
+		bye, err := proto.ParseBye(body)
+		if err != nil {
+			return err
+		}
+		err = &RefusedError{Code: bye.Code, Text: bye.Text}
+		if bye.Code == proto.Replaced {
+			err = ErrReplaced
+		}
+		s.fail(fmt.Errorf("%w: %w", ErrPeerGone, err))
+	}
+	return nil // an unknown frame is of a newer version: skipped
+}
+
+// handle runs the signal's handler and makes its ack.
+func (s *Session) handle(sig *Signal) (ack proto.Ack) {
+	ack.ID = sig.ID
+	ctx := s.ctx
+	if !sig.Expiry.IsZero() {
+		if !time.Now().Before(sig.Expiry) {
+			ack.Code, ack.Text = proto.Expired, "expired "+sig.Expiry.UTC().Format(time.RFC3339)
+			return ack
+		}
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, sig.Expiry)
+		defer cancel()
+	}
+	h := s.cfg.Mux.handler(sig.Name)
+	if h == nil {
+		ack.Code, ack.Text = proto.NotFound, "no handler for signal "+sig.Name
+		return ack
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			s.cfg.Logger.Error("signal handler panicked", "signal", sig.Name, "panic", p)
+			ack.Code, ack.Text = proto.Refused, "the handler failed"
+		}
+	}()
+	reply, err := h(ctx, *sig)
+	if err == nil {
+		ack.Text = reply
+		return ack
+	}
+	ack.Code, ack.Text = proto.Refused, err.Error()
+	var r *RefusedError
+	if errors.As(err, &r) && r.Code != proto.OK {
+		ack.Code, ack.Text = r.Code, r.Text
+	}
+	return ack
+}

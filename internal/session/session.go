@@ -1,0 +1,310 @@
+// Package session is inner TLS plus yamux over any net.Conn: the same Session
+// on both ends. It knows nothing of HTTP, so it is tested over net.Pipe. The
+// packages client and server re-export its types.
+package session
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/yamux"
+
+	"github.com/atls-ws/atls-ws/internal/proto"
+)
+
+type (
+	// Hello is what the device says of itself.
+	Hello = proto.Hello
+	// OuterReport is what the device met on the outer hop.
+	OuterReport = proto.OuterReport
+	// OuterCert is one certificate of an OuterReport's chain.
+	OuterCert = proto.OuterCert
+)
+
+// Defaults and fixed bounds.
+const (
+	DefaultStreams   = 256
+	DefaultKeepalive = 25 * time.Second
+	missedPings      = 3                // intervals of silence after which the peer is dead
+	openTimeout      = 10 * time.Second // for the header of an inbound stream
+	byeWait          = time.Second      // for a peer that was told to go
+	acceptBacklog    = 32               // equal on both ends, yamux assumes it
+	windowSize       = 256 << 10
+)
+
+// Session is an inner TLS connection with streams and signals in it. All
+// methods may be called from any goroutine. Its owner closes it.
+type Session struct {
+	cfg     *Config
+	id      string
+	device  string
+	hello   Hello
+	state   tls.ConnectionState
+	carrier net.Conn
+	opened  time.Time
+
+	frames *frameConn
+	mux    *yamux.Session
+	ctx    context.Context // ends with the session; handlers get it
+	cancel context.CancelFunc
+	done   chan struct{}
+
+	opening chan struct{} // slots of Dials that wait for yamux's ACK
+	inbound atomic.Int32
+	signals signalSender
+	nsignal atomic.Int32 // inbound signal streams
+
+	mu        sync.Mutex
+	err       error
+	leaving   error // why this end closes, set before the peer is told
+	drain     *proto.Drain
+	drained   chan struct{}
+	keepalive *time.Timer
+	wg        sync.WaitGroup
+}
+
+func newSession(cfg *Config, conn *tls.Conn, carrier net.Conn, isClient bool, ready *proto.Ready, hello Hello) *Session {
+	ctx, cancel := context.WithCancel(context.Background())
+	s := &Session{
+		cfg: cfg, id: ready.Session, device: ready.Device, hello: hello,
+		state: conn.ConnectionState(), carrier: carrier, opened: time.Now(),
+		frames: newFrameConn(conn, carrier), cancel: cancel,
+		done: make(chan struct{}), drained: make(chan struct{}),
+		opening: make(chan struct{}, acceptBacklog-4),
+	}
+	s.ctx = context.WithValue(ctx, contextKey{}, s)
+	s.signals.init()
+	yc := &yamux.Config{
+		AcceptBacklog:     acceptBacklog,
+		KeepAliveInterval: time.Hour, // not enabled; must not be 0
+		// yamux's write timeout leaves the session up and the peer's Read hung
+		// (GHSA-29qp-crvh-w22m), and fires on a slow link that works. Liveness is
+		// ours: beat.
+		ConnectionWriteTimeout: 24 * time.Hour,
+		MaxStreamWindowSize:    windowSize,
+		// Both of these close more than they should: a session for one slow stream,
+		// a half-closed stream that is still in use. Dial and Stream.Close bound it.
+		StreamOpenTimeout:  0,
+		StreamCloseTimeout: 0,
+		Logger:             &yamuxLog{log: cfg.Logger},
+	}
+	open := yamux.Server
+	if isClient {
+		open = yamux.Client
+	}
+	mux, err := open(s.frames, yc)
+	if err != nil {
+		panic(err) // the configuration above is constant
+	}
+	s.mux = mux
+	s.wg.Go(s.accept)
+	s.mu.Lock()
+	s.keepalive = time.AfterFunc(s.beatIn(), s.beat)
+	s.mu.Unlock()
+	return s
+}
+
+type contextKey struct{}
+
+// FromContext returns the session of a signal handler's or a hosted request's context.
+func FromContext(ctx context.Context) (*Session, bool) {
+	s, ok := ctx.Value(contextKey{}).(*Session)
+	return s, ok
+}
+
+// NewContext returns ctx with s in it, for FromContext.
+func NewContext(ctx context.Context, s *Session) context.Context {
+	return context.WithValue(ctx, contextKey{}, s)
+}
+
+// ID names the session in the logs of both ends.
+func (s *Session) ID() string { return s.id }
+
+// Device is the device's id as the server took it from the certificate.
+func (s *Session) Device() string { return s.device }
+
+// Hello is what the device said of itself. The caller must not change it.
+func (s *Session) Hello() Hello { return s.hello }
+
+// ConnectionState is the inner TLS state.
+func (s *Session) ConnectionState() tls.ConnectionState { return s.state }
+
+// RemoteAddr is the carrier's.
+func (s *Session) RemoteAddr() net.Addr { return s.carrier.RemoteAddr() }
+
+// Opened is when the session became ready.
+func (s *Session) Opened() time.Time { return s.opened }
+
+// Done is closed when the session has ended; Err then says why.
+func (s *Session) Done() <-chan struct{} { return s.done }
+
+// Err is nil while the session lives.
+func (s *Session) Err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+// Drained is closed when the peer has asked this end to reconnect.
+func (s *Session) Drained() <-chan struct{} { return s.drained }
+
+// ReconnectIn is the time after which the peer that drains wants this end
+// back: fixed part plus a random part of the spread.
+func (s *Session) ReconnectIn() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.drain == nil {
+		return 0
+	}
+	d := s.drain.After
+	if s.drain.Spread > 0 {
+		d += rand.N(s.drain.Spread)
+	}
+	return d
+}
+
+// Streams is how many streams the peer has open.
+func (s *Session) Streams() int { return int(s.inbound.Load()) }
+
+// Close sends what was written, for at most two seconds, ends all streams and
+// waits for the session's goroutines. It must not be called from a signal
+// handler. It returns nil; a second Close waits too.
+func (s *Session) Close() error {
+	s.fail(ErrClosed)
+	s.wg.Wait()
+	return nil
+}
+
+// CloseBye tells the peer why, waits a moment for it to go, and closes. ctx
+// bounds the telling and the waiting.
+func (s *Session) CloseBye(ctx context.Context, code Code, text string) error {
+	s.mu.Lock()
+	s.leaving = fmt.Errorf("%w: %s", ErrClosed, text)
+	s.mu.Unlock()
+	if s.Err() == nil && s.tell(ctx, proto.AppendBye(nil, proto.Answer{Code: code, Text: text})) == nil {
+		// Closing now, the end of the connection could overtake the reason.
+		timer := time.NewTimer(byeWait)
+		defer timer.Stop()
+		select {
+		case <-s.done:
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+	}
+	return s.Close()
+}
+
+// fail ends the session with err, once, and does not wait.
+func (s *Session) fail(err error) {
+	s.mu.Lock()
+	if s.err != nil {
+		s.mu.Unlock()
+		return
+	}
+	if s.leaving != nil && (errors.Is(err, ErrPeerGone) || errors.Is(err, ErrClosed)) {
+		err = s.leaving
+	}
+	s.err = err
+	if s.keepalive != nil {
+		s.keepalive.Stop()
+	}
+	s.wg.Add(1)
+	s.mu.Unlock()
+	close(s.done)
+	s.cancel()
+	go func() {
+		defer s.wg.Done()
+		if !errors.Is(err, ErrClosed) {
+			s.frames.abort()
+		}
+		_ = s.mux.Close()
+	}()
+}
+
+// spawn runs fn in a goroutine that Close waits for, unless the session has
+// ended, and says whether it does.
+func (s *Session) spawn(fn func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil {
+		return false
+	}
+	s.wg.Go(fn)
+	return true
+}
+
+// accept takes the peer's streams until the mux ends.
+func (s *Session) accept() {
+	for {
+		ys, err := s.mux.AcceptStream()
+		if err != nil {
+			s.fail(muxError(err))
+			return
+		}
+		n := int(s.inbound.Add(1))
+		// Over the cap a stream gets a refusal; far over it, a reset.
+		if n > s.cfg.Streams+acceptBacklog || !s.spawn(func() { s.serve(ys, n > s.cfg.Streams) }) {
+			s.frames.reset(ys.StreamID())
+			s.inbound.Add(-1)
+		}
+	}
+}
+
+// muxError turns the reason for which yamux ended into ours.
+func muxError(err error) error {
+	switch {
+	case errors.Is(err, yamux.ErrInvalidVersion), errors.Is(err, yamux.ErrInvalidMsgType),
+		errors.Is(err, yamux.ErrRecvWindowExceeded), errors.Is(err, yamux.ErrDuplicateStream), errors.Is(err, yamux.ErrUnexpectedFlag):
+		return fmt.Errorf("%w: %w", errProtocol, err)
+	case errors.Is(err, io.EOF), errors.Is(err, yamux.ErrSessionShutdown):
+		return ErrPeerGone
+	}
+	return fmt.Errorf("%w: %w", ErrPeerGone, err)
+}
+
+func (s *Session) beatIn() time.Duration {
+	k := s.cfg.Keepalive
+	return k - k/5 + rand.N(2*k/5+1)
+}
+
+// beat pings a silent peer and gives up on one silent for too long. Reads
+// count, not writes: bulk data on its way out proves nothing.
+func (s *Session) beat() {
+	silent := time.Since(time.Unix(0, s.frames.lastRead.Load()))
+	if silent >= missedPings*s.cfg.Keepalive {
+		s.fail(fmt.Errorf("%w: %s", ErrDead, silent.Round(time.Second)))
+		return
+	}
+	if silent >= s.cfg.Keepalive/2 {
+		s.frames.ping(0)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil {
+		s.keepalive.Reset(s.beatIn())
+	}
+}
+
+// yamuxLog passes yamux's own log on at Debug level. The line of a hostile
+// peer's every frame would fill a log, so each session passes on 20.
+type yamuxLog struct {
+	log  *slog.Logger
+	sent atomic.Int32
+}
+
+func (l *yamuxLog) Printf(format string, v ...any) {
+	if l.sent.Add(1) <= 20 {
+		l.log.Debug("yamux", "text", fmt.Sprintf(format, v...))
+	}
+}
+func (l *yamuxLog) Print(v ...any)   { l.Printf("%s", fmt.Sprint(v...)) }
+func (l *yamuxLog) Println(v ...any) { l.Printf("%s", fmt.Sprint(v...)) }

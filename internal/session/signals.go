@@ -1,0 +1,285 @@
+package session
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/atls-ws/atls-ws/internal/proto"
+)
+
+const (
+	// The receiver handles signals one by one while the sender's frames wait in
+	// the stream's window. What is not acked stays below it, so that a slow
+	// handler never blocks the sender's write.
+	unackedTokens   = 192 // of 1 KiB
+	signalsIdle     = time.Minute
+	ackWriteTimeout = 30 * time.Second
+)
+
+var errSignalsEnded = errors.New("signal stream ended")
+
+// signalSender is the sending side of a session's signals: a signal stream,
+// opened when first needed and closed when idle.
+type signalSender struct {
+	turn   chan struct{} // held to send, so that order is the callers'
+	tokens chan struct{} // taken by what is not acked
+	out    *signalStream // under turn
+}
+
+func (q *signalSender) init() {
+	q.turn = make(chan struct{}, 1)
+	q.tokens = make(chan struct{}, unackedTokens)
+}
+
+func (q *signalSender) release(n int) {
+	for range n {
+		<-q.tokens
+	}
+}
+
+// signalStream is an open outbound signal stream: one goroutine writes, one
+// reads the acks, and either's end ends it.
+type signalStream struct {
+	q      *signalSender
+	st     *Stream
+	frames chan outFrame // holds more than can be unacked, so that adding never waits
+	done   chan struct{}
+
+	mu      sync.Mutex
+	waiting map[[16]byte]*waiter
+	ended   bool
+}
+
+type outFrame struct {
+	buf     []byte
+	written chan struct{} // closed after the write; may be nil
+}
+
+// waiter is a signal that is not acked yet. It holds its tokens until then,
+// even when its sender has given up.
+type waiter struct {
+	ack    chan proto.Ack // buffered; closed when none will come
+	tokens int
+}
+
+// Signal sends a signal and returns the reply of the other end's handler. It
+// gives the signal an ID when it has none. A refusal is a *RefusedError. When
+// ctx ends first, the signal may still arrive and be handled.
+func (s *Session) Signal(ctx context.Context, sig Signal) (reply string, err error) {
+	if sig.ID == ([16]byte{}) {
+		_, _ = rand.Read(sig.ID[:]) // never fails
+	}
+	if err := sig.Check(); err != nil {
+		return "", err
+	}
+	w := &waiter{ack: make(chan proto.Ack, 1), tokens: 1 + len(sig.Data)>>10}
+	if _, err := s.send(ctx, outFrame{buf: proto.AppendSignal(nil, &sig)}, sig.ID, w); err != nil {
+		return "", fmt.Errorf("signal %s: %w", sig.Name, err)
+	}
+	select {
+	case a, ok := <-w.ack:
+		if !ok {
+			err := s.Err()
+			if err == nil {
+				err = errSignalsEnded
+			}
+			return "", fmt.Errorf("signal %s: no ack: %w", sig.Name, err)
+		}
+		if a.Code != proto.OK {
+			return "", &RefusedError{Code: a.Code, Text: a.Text}
+		}
+		return a.Text, nil
+	case <-ctx.Done():
+		return "", fmt.Errorf("signal %s: no ack yet: %w", sig.Name, ctx.Err())
+	}
+}
+
+// Drain asks the other end to reconnect, after a while plus a random part of
+// spread. The session stays up. ctx bounds the sending.
+func (s *Session) Drain(ctx context.Context, after, spread time.Duration) error {
+	return s.tell(ctx, proto.AppendDrain(nil, proto.Drain{After: after, Spread: spread}))
+}
+
+// tell sends a frame that no ack answers and waits until it is written.
+func (s *Session) tell(ctx context.Context, buf []byte) error {
+	f := outFrame{buf, make(chan struct{})}
+	out, err := s.send(ctx, f, [16]byte{}, nil)
+	if err != nil {
+		return err
+	}
+	select {
+	case <-f.written:
+		return nil
+	case <-out.done:
+		return errSignalsEnded
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// send waits for its turn and for tokens, and hands the frame to the signal
+// stream's writer. It opens the stream when there is none.
+func (s *Session) send(ctx context.Context, f outFrame, id [16]byte, w *waiter) (*signalStream, error) {
+	q := &s.signals
+	select {
+	case q.turn <- struct{}{}:
+		defer func() { <-q.turn }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-s.done:
+		return nil, s.Err()
+	}
+	taken := 0
+	for w != nil && taken < w.tokens {
+		select {
+		case q.tokens <- struct{}{}:
+			taken++
+		case <-ctx.Done():
+			q.release(taken)
+			return nil, ctx.Err()
+		case <-s.done:
+			q.release(taken)
+			return nil, s.Err()
+		}
+	}
+	for {
+		if q.out == nil {
+			if err := s.openSignals(ctx); err != nil {
+				q.release(taken)
+				return nil, err
+			}
+		}
+		err := q.out.add(f, id, w)
+		if err == nil {
+			return q.out, nil
+		}
+		if !errors.Is(err, errSignalsEnded) {
+			q.release(taken)
+			return nil, err
+		}
+		q.out = nil // it took nothing: a new stream will
+	}
+}
+
+// openSignals opens the signal stream; the caller has the turn.
+func (s *Session) openSignals(ctx context.Context) error {
+	st, err := s.dial(ctx, proto.ServiceSignals)
+	if err != nil {
+		return err
+	}
+	out := &signalStream{
+		q: &s.signals, st: st, frames: make(chan outFrame, unackedTokens+8),
+		done: make(chan struct{}), waiting: map[[16]byte]*waiter{},
+	}
+	if !s.spawn(out.write) {
+		_ = st.Close()
+		return s.Err()
+	}
+	// When the session has just ended, the writer ends what nobody reads.
+	s.spawn(out.readAcks)
+	s.signals.out = out
+	return nil
+}
+
+// add registers a signal and queues its frame, or none of the two.
+func (o *signalStream) add(f outFrame, id [16]byte, w *waiter) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.ended {
+		return errSignalsEnded
+	}
+	if w != nil {
+		if _, ok := o.waiting[id]; ok {
+			return fmt.Errorf("a signal with id %x waits for its ack already", id)
+		}
+	}
+	select {
+	case o.frames <- f:
+	default:
+		return errors.New("too many frames wait to be sent")
+	}
+	if w != nil {
+		o.waiting[id] = w
+	}
+	return nil
+}
+
+// end closes the stream and tells those who wait.
+func (o *signalStream) end() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.endLocked()
+}
+
+func (o *signalStream) endLocked() {
+	if o.ended {
+		return
+	}
+	o.ended = true
+	close(o.done)
+	for id, w := range o.waiting {
+		delete(o.waiting, id)
+		close(w.ack)
+		o.q.release(w.tokens)
+	}
+}
+
+func (o *signalStream) write() {
+	defer func() { _ = o.st.Close() }()
+	defer o.end()
+	idle := time.NewTimer(signalsIdle)
+	defer idle.Stop()
+	for {
+		select {
+		case f := <-o.frames:
+			if _, err := o.st.Write(f.buf); err != nil {
+				return
+			}
+			if f.written != nil {
+				close(f.written)
+			}
+			idle.Reset(signalsIdle)
+		case <-idle.C:
+			o.mu.Lock()
+			if len(o.waiting) == 0 && len(o.frames) == 0 {
+				o.endLocked()
+			}
+			o.mu.Unlock()
+			idle.Reset(signalsIdle)
+		case <-o.done:
+			return
+		case <-o.st.session.done:
+			return
+		}
+	}
+}
+
+func (o *signalStream) readAcks() {
+	defer o.end()
+	for {
+		typ, body, err := proto.ReadFrame(o.st)
+		if err != nil {
+			return
+		}
+		if typ != proto.FrameAck {
+			continue
+		}
+		a, err := proto.ParseAck(body)
+		if err != nil {
+			o.st.session.cfg.Logger.Warn("bad ack", "err", err)
+			return
+		}
+		o.mu.Lock()
+		w := o.waiting[a.ID]
+		delete(o.waiting, a.ID)
+		o.mu.Unlock()
+		if w != nil {
+			w.ack <- a
+			o.q.release(w.tokens)
+		}
+	}
+}
