@@ -1,0 +1,170 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/atls-ws/atls-ws/internal/session"
+)
+
+// Client is a long-lived device: Run keeps a session with the server, and the
+// other methods use the one that is up. All methods may be called from any
+// goroutine.
+type Client struct {
+	cfg *Config
+
+	mu      sync.Mutex
+	session *Session
+	up      chan struct{} // closed while session is set
+}
+
+// New checks the configuration and makes a client. It does no I/O.
+func New(c *Config) (*Client, error) {
+	cfg, err := c.complete()
+	if err != nil {
+		return nil, err
+	}
+	return &Client{cfg: cfg, up: make(chan struct{})}, nil
+}
+
+// Run dials, serves, and after the session's end backs off and dials again,
+// until ctx ends. It then closes the session and returns ctx's error; nothing
+// of the client still runs. Only one Run at a time.
+func (c *Client) Run(ctx context.Context) error {
+	var b backoff
+	for {
+		started := time.Now()
+		retry, err := c.once(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if time.Since(started) >= healthyAfter {
+			b.reset()
+		}
+		if retry < 0 {
+			retry = b.next(err)
+		}
+		c.cfg.Logger.Warn("session ended", "err", err, "retry_in", retry.Round(time.Millisecond).String())
+		if c.cfg.OnDisconnect != nil {
+			c.cfg.OnDisconnect(err, retry)
+		}
+		timer := time.NewTimer(retry)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		}
+	}
+}
+
+// once makes a session and lives with it until its end. A retry of 0 or more
+// is what a draining server asked for.
+func (c *Client) once(ctx context.Context) (retry time.Duration, err error) {
+	s, err := dial(ctx, c.cfg)
+	if err != nil {
+		return -1, err
+	}
+	defer func() { _ = s.Close() }()
+	c.cfg.Logger.Info("session ready", "device", s.Device(), "session", s.ID(), "remote", s.RemoteAddr().String())
+	if c.cfg.OnConnect != nil {
+		c.cfg.OnConnect(s)
+	}
+	c.set(s)
+	defer c.set(nil)
+	select {
+	case <-s.Done():
+		return -1, s.Err()
+	case <-ctx.Done():
+		return -1, ctx.Err()
+	case <-s.Drained():
+	}
+	// The server goes: it keeps the session while streams end, we come back when
+	// it said. Whatever is first moves us.
+	retry = min(s.ReconnectIn(), maxRetryWait)
+	c.cfg.Logger.Info("server drains", "reconnect_in", retry.String())
+	timer := time.NewTimer(retry)
+	defer timer.Stop()
+	select {
+	case <-s.Done():
+		return retry, ErrDraining
+	case <-timer.C:
+		return 0, ErrDraining
+	case <-ctx.Done():
+		return -1, ctx.Err()
+	}
+}
+
+func (c *Client) set(s *Session) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.session = s
+	if s != nil {
+		close(c.up)
+	} else {
+		c.up = make(chan struct{})
+	}
+}
+
+// Session returns the session that is up, nil when none is. Run owns it.
+func (c *Client) Session() *Session {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.session
+}
+
+// wait returns the session, waiting for one as long as ctx lets it.
+func (c *Client) wait(ctx context.Context) (*Session, error) {
+	for {
+		c.mu.Lock()
+		s, up := c.session, c.up
+		c.mu.Unlock()
+		if s != nil {
+			return s, nil
+		}
+		select {
+		case <-up:
+		case <-ctx.Done():
+			return nil, errors.Join(ErrNoSession, ctx.Err())
+		}
+	}
+}
+
+// Dial connects to a service of the server, waiting for a session if none is
+// up. The caller owns the connection. ctx bounds the dialing, not the
+// connection.
+func (c *Client) Dial(ctx context.Context, service string) (net.Conn, error) {
+	s, err := c.wait(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return s.Dial(ctx, service)
+}
+
+// Signal sends a signal to the server and returns its handler's reply, waiting
+// for a session if none is up. A refusal is a *RefusedError.
+func (c *Client) Signal(ctx context.Context, sig Signal) (reply string, err error) {
+	s, err := c.wait(ctx)
+	if err != nil {
+		return "", err
+	}
+	return s.Signal(ctx, sig)
+}
+
+// Transport sends HTTP/1.1 requests to a service of the server; the host of
+// their URLs goes into Host alone. The caller closes its idle connections.
+func (c *Client) Transport(service string) *http.Transport {
+	return session.Transport(func(ctx context.Context) (net.Conn, error) { return c.Dial(ctx, service) })
+}
+
+// OnSignal sets the handler of the signals of that name, AnySignal for all that
+// have none.
+func (c *Client) OnSignal(name string, h SignalHandler) { c.cfg.Mux.OnSignal(name, h) }
+
+// Listen makes a service of this device reachable for the server, over all
+// sessions, until the listener is closed.
+func (c *Client) Listen(service string) (net.Listener, error) { return c.cfg.Mux.Listen(service) }

@@ -1,0 +1,137 @@
+package client
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/atls-ws/atls-ws/internal/proto"
+	"github.com/atls-ws/atls-ws/internal/session"
+)
+
+// The types that both ends of a session share.
+type (
+	// Session is an established inner session: Dial, Signal, Close, Done, Err.
+	Session = session.Session
+	// Stream is a connection to a service, with half-close.
+	Stream = session.Stream
+	// Mux is what this end answers to. It outlives sessions.
+	Mux = session.Mux
+	// Signal is a small message, answered by an ack or a refusal.
+	Signal = session.Signal
+	// SignalHandler answers a signal: nil acks it with the reply, an error refuses it.
+	SignalHandler = session.SignalHandler
+	// RefusedError is the server's no to a signal, a stream or the session.
+	RefusedError = session.RefusedError
+	// AlertError says that the server refused this device in the inner handshake.
+	AlertError = session.AlertError
+	// OuterReport is what the device met on the outer hop.
+	OuterReport = session.OuterReport
+	// OuterCert is one certificate of an OuterReport's chain.
+	OuterCert = session.OuterCert
+)
+
+// Why a session ended or was not made; test with errors.Is.
+var (
+	ErrClosed   = session.ErrClosed
+	ErrPeerGone = session.ErrPeerGone
+	ErrDead     = session.ErrDead
+	ErrDraining = session.ErrDraining
+	ErrReplaced = session.ErrReplaced
+)
+
+// Refusal codes of a RefusedError.
+const (
+	Refused    = proto.Refused
+	NotFound   = proto.NotFound
+	NotAllowed = proto.NotAllowed
+	Busy       = proto.Busy
+	Expired    = proto.Expired
+)
+
+// AnySignal names the handler of the signals that have none of their own.
+const AnySignal = session.AnySignal
+
+// ErrNoSession says that a Client is not connected just now.
+var ErrNoSession = errors.New("no session with the server")
+
+// Splice copies between two connections, both ways with half-close, until both
+// directions have ended, and closes both.
+var Splice = session.Splice
+
+// FromContext returns the session that a signal handler's context belongs to.
+var FromContext = session.FromContext
+
+// Config says whom to connect to and how. URL and TLS are required. Dial and
+// New clone it.
+type Config struct {
+	// URL of the server's carrier: https, wss, http or ws. An empty path is
+	// /.well-known/atls.
+	URL string
+	// TLS is the INNER configuration: RootCAs (never the system's by default),
+	// ServerName and Certificates (or GetClientCertificate) are required. It is
+	// raised to TLS 1.3; ALPN is set.
+	TLS *tls.Config
+	// Outer is the policy for the hop to whoever answers; nil reports what it meets.
+	Outer *OuterConfig
+	// Proxy picks the proxy for the outer connection; nil is http.ProxyFromEnvironment.
+	Proxy func(*http.Request) (*url.URL, error)
+	// Mux holds the signals and services of this device; nil answers to nothing
+	// until Client's OnSignal and Listen add some.
+	Mux *Mux
+	// Software names the program in the server's list of devices.
+	Software string
+	// Logger gets one line per session life; nil is silence.
+	Logger *slog.Logger
+	// OnConnect is called by Run after a session is ready, before it is used.
+	OnConnect func(*Session)
+	// OnDisconnect is called by Run with the reason and the pause before the next try.
+	OnDisconnect func(err error, retry time.Duration)
+}
+
+func (c *Config) complete() (*Config, error) {
+	if c == nil {
+		return nil, errors.New("client: no configuration")
+	}
+	cc := *c
+	u, err := url.Parse(c.URL)
+	if err != nil {
+		return nil, fmt.Errorf("client: URL: %w", err)
+	}
+	switch u.Scheme {
+	case "http", "https", "ws", "wss":
+	default:
+		return nil, fmt.Errorf("client: URL %q: scheme must be https, wss, http or ws", c.URL)
+	}
+	if u.Host == "" {
+		return nil, fmt.Errorf("client: URL %q has no host", c.URL)
+	}
+	if u.Path == "" || u.Path == "/" {
+		u.Path = DefaultPath
+	}
+	cc.URL = u.String()
+	if err := session.CheckClientTLS(c.TLS); err != nil {
+		return nil, fmt.Errorf("client: %w", err)
+	}
+	cc.TLS = c.TLS.Clone()
+	if c.Outer != nil {
+		outer := *c.Outer
+		cc.Outer = &outer
+	} else {
+		cc.Outer = new(OuterConfig)
+	}
+	if cc.Mux == nil {
+		cc.Mux = new(Mux)
+	}
+	if cc.Logger == nil {
+		cc.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cc.Software == "" {
+		cc.Software = "atls-ws"
+	}
+	return &cc, nil
+}

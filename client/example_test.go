@@ -1,0 +1,55 @@
+package client_test
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"log"
+	"net/http"
+	"os"
+
+	"github.com/atls-ws/atls-ws/client"
+)
+
+// A device that handles a signal and offers a service.
+func Example() {
+	cert, err := tls.LoadX509KeyPair("pki/device-device-1.pem", "pki/device-device-1-key.pem")
+	if err != nil {
+		log.Fatal(err)
+	}
+	ca, err := os.ReadFile("pki/ca.pem")
+	if err != nil {
+		log.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(ca)
+	c, err := client.New(&client.Config{
+		URL: "https://cloud.example",
+		TLS: &tls.Config{RootCAs: roots, ServerName: "atls-ws", Certificates: []tls.Certificate{cert}},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	c.OnSignal("reboot", func(_ context.Context, s client.Signal) (string, error) {
+		return "rebooting in a minute", nil // the ack's text
+	})
+	web, err := c.Listen("web")
+	if err != nil {
+		log.Fatal(err)
+	}
+	go func() { log.Print(http.Serve(web, http.FileServer(http.Dir("status")))) }()
+	log.Fatal(c.Run(context.Background())) // connects, serves, reconnects
+}
+
+// One session, for a program that does not want to stay connected.
+func ExampleDial() {
+	var inner *tls.Config // RootCAs, ServerName, Certificates
+	s, err := client.Dial(context.Background(), &client.Config{URL: "https://cloud.example", TLS: inner})
+	if err != nil {
+		log.Fatal(err)
+	}
+	reply, err := s.Signal(context.Background(), client.Signal{Name: "measured", Data: []byte("21.5 C")})
+	fmt.Println(reply, err)
+	_ = s.Close()
+}

@@ -1,0 +1,40 @@
+package server_test
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"log"
+	"net/http"
+	"os"
+
+	"github.com/atls-ws/atls-ws/server"
+)
+
+// A push-capable service beside whatever else the program serves.
+func Example() {
+	cert, err := tls.LoadX509KeyPair("pki/server.pem", "pki/server-key.pem")
+	if err != nil {
+		log.Fatal(err)
+	}
+	ca, err := os.ReadFile("pki/ca.pem")
+	if err != nil {
+		log.Fatal(err)
+	}
+	devices := x509.NewCertPool()
+	devices.AppendCertsFromPEM(ca)
+	s, err := server.New(&server.Config{TLS: &tls.Config{Certificates: []tls.Certificate{cert}, ClientCAs: devices}})
+	if err != nil {
+		log.Fatal(err)
+	}
+	http.Handle(server.DefaultPath, s)
+	http.HandleFunc("POST /reboot/{device}", func(w http.ResponseWriter, r *http.Request) {
+		reply, err := s.Push(r.Context(), r.PathValue("device"), server.Signal{Name: "reboot"})
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadGateway)
+			return
+		}
+		_, _ = fmt.Fprintln(w, reply)
+	})
+	log.Fatal(http.ListenAndServeTLS(":443", "web.pem", "web-key.pem", nil))
+}

@@ -1,0 +1,291 @@
+package server
+
+import (
+	"context"
+	"crypto/subtle"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/atls-ws/atls-ws/internal/proto"
+	"github.com/atls-ws/atls-ws/internal/session"
+	"github.com/atls-ws/atls-ws/wsconn"
+)
+
+const (
+	byeTimeout = 2 * time.Second // to tell a session why it is closed
+	retryAfter = 10 * time.Second
+)
+
+// Server takes devices' connections as an http.Handler and keeps their
+// sessions. All methods may be called from any goroutine.
+type Server struct {
+	cfg      Config
+	registry Registry
+	hosted   *hosted
+
+	ctx    context.Context // ends what is half open
+	cancel context.CancelFunc
+
+	mu       sync.Mutex
+	closed   bool
+	halfOpen int
+	live     map[*Session]struct{}
+	wg       sync.WaitGroup
+}
+
+// New checks the configuration and makes a server. It does no I/O. The caller
+// closes it.
+func New(c *Config) (*Server, error) {
+	if c == nil {
+		return nil, errors.New("server: no configuration")
+	}
+	if err := session.CheckServerTLS(c.TLS); err != nil {
+		return nil, fmt.Errorf("server: %w", err)
+	}
+	s := &Server{cfg: *c, live: map[*Session]struct{}{}}
+	s.registry.sessions = map[string]*Session{}
+	s.cfg.TLS = c.TLS.Clone()
+	s.cfg.Limits = c.Limits.complete()
+	if s.cfg.Identify == nil {
+		s.cfg.Identify = Identify
+	}
+	if s.cfg.Mux == nil {
+		s.cfg.Mux = new(Mux)
+	}
+	if s.cfg.Logger == nil {
+		s.cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	if c.Handler != nil {
+		h, err := host(s.cfg.Mux, c.Handler, s.cfg.Logger)
+		if err != nil {
+			return nil, fmt.Errorf("server: %w", err)
+		}
+		s.hosted = h
+	}
+	return s, nil
+}
+
+// Registry is the devices that are connected.
+func (s *Server) Registry() *Registry { return &s.registry }
+
+// ServeHTTP answers a device's request for a carrier and returns when its
+// session is ready, or refused; the session then lives on by itself. Mount it
+// at DefaultPath.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !s.enter(w) {
+		return
+	}
+	defer s.leave()
+	conn, err := wsconn.Accept(w, r, &wsconn.AcceptOptions{Origins: s.cfg.Origins})
+	if err != nil {
+		s.refused(r.RemoteAddr, fmt.Errorf("carrier: %w", err))
+		return
+	}
+	ctx, cancel := context.WithTimeoutCause(s.ctx, s.cfg.Limits.ReadyTimeout, fmt.Errorf("not ready within %s", s.cfg.Limits.ReadyTimeout))
+	defer cancel()
+	sess, err := session.Server(ctx, conn, &session.Config{
+		TLS: s.cfg.TLS, Mux: s.cfg.Mux, Logger: s.cfg.Logger.With("remote", r.RemoteAddr),
+		Streams: s.cfg.Limits.Streams, Keepalive: s.cfg.Limits.Keepalive,
+		Admit: func(cs tls.ConnectionState, hello *Hello) (string, error) {
+			markIntercepted(hello.Outer, r.TLS)
+			return s.cfg.Identify(cs)
+		},
+	})
+	if err != nil {
+		s.refused(r.RemoteAddr, err)
+		return
+	}
+	s.adopt(sess, r.RemoteAddr)
+}
+
+// enter admits a request to the costly part, or answers it.
+func (s *Server) enter(w http.ResponseWriter) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || s.halfOpen >= s.cfg.Limits.HalfOpen || len(s.live) >= s.cfg.Limits.Sessions {
+		w.Header().Set("Retry-After", fmt.Sprint(int(retryAfter.Seconds())))
+		http.Error(w, "atls-ws: no room for a further session now", http.StatusServiceUnavailable)
+		return false
+	}
+	s.halfOpen++
+	s.wg.Add(1)
+	return true
+}
+
+func (s *Server) leave() {
+	s.mu.Lock()
+	s.halfOpen--
+	s.mu.Unlock()
+	s.wg.Done()
+}
+
+func (s *Server) refused(remote string, err error) {
+	s.cfg.Logger.Warn("connection refused", "remote", remote, "err", err)
+	if s.cfg.Hooks.Refused != nil {
+		s.cfg.Hooks.Refused(remote, err)
+	}
+}
+
+// markIntercepted compares the exporter that the device saw with that of the
+// outer connection which ended here. Behind a terminator there is none.
+func markIntercepted(r *OuterReport, outer *tls.ConnectionState) {
+	if r == nil {
+		return
+	}
+	theirs := r.Exporter
+	r.Intercepted, r.Exporter = false, nil // nobody needs the value any more
+	if outer == nil || len(theirs) == 0 {
+		return
+	}
+	ours, err := outer.ExportKeyingMaterial("EXPORTER-Channel-Binding", nil, 32)
+	r.Intercepted = err != nil || subtle.ConstantTimeCompare(ours, theirs) != 1
+}
+
+// adopt makes a ready session the device's and follows it to its end.
+func (s *Server) adopt(sess *Session, remote string) {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		_ = sess.Close()
+		return
+	}
+	s.live[sess] = struct{}{}
+	s.wg.Add(1)
+	s.mu.Unlock()
+
+	log := s.cfg.Logger.With("device", sess.Device(), "session", sess.ID())
+	attrs := []any{"remote", remote, "software", sess.Hello().Software}
+	if o := sess.Hello().Outer; o != nil {
+		attrs = append(attrs, "outer_verified", o.Verified, "intercepted", o.Intercepted)
+		if len(o.Chain) > 0 {
+			attrs = append(attrs, "outer_issuer", o.Chain[0].Issuer)
+		}
+	}
+	log.Info("device connected", attrs...)
+	old := s.registry.put(sess)
+	if s.cfg.Hooks.Connected != nil {
+		s.cfg.Hooks.Connected(sess)
+	}
+	go func() {
+		defer s.wg.Done()
+		if old != nil {
+			log.Info("newer session of the device replaces the old", "old", old.ID())
+			bye(old, proto.Replaced, "a newer session of this device took over")
+		}
+		<-sess.Done()
+		_ = sess.Close()
+		s.registry.remove(sess)
+		s.mu.Lock()
+		delete(s.live, sess)
+		s.mu.Unlock()
+		log.Info("device disconnected", "err", sess.Err(), "after", time.Since(sess.Opened()).Round(time.Millisecond).String())
+		if s.cfg.Hooks.Disconnected != nil {
+			s.cfg.Hooks.Disconnected(sess, sess.Err())
+		}
+	}()
+}
+
+func bye(sess *Session, code session.Code, text string) {
+	ctx, cancel := context.WithTimeout(context.Background(), byeTimeout)
+	defer cancel()
+	_ = sess.CloseBye(ctx, code, text)
+}
+
+// get returns the device's session or ErrNotConnected.
+func (s *Server) get(device string) (*Session, error) {
+	if sess, ok := s.registry.Get(device); ok {
+		return sess, nil
+	}
+	return nil, fmt.Errorf("device %s: %w", device, ErrNotConnected)
+}
+
+// Push sends a signal to a device and returns the reply of its handler, after
+// that has returned nil. A refusal is a *RefusedError; ErrNotConnected comes at
+// once. When ctx ends first, the signal may still be handled.
+func (s *Server) Push(ctx context.Context, device string, sig Signal) (reply string, err error) {
+	sess, err := s.get(device)
+	if err != nil {
+		return "", err
+	}
+	return sess.Signal(ctx, sig)
+}
+
+// DialDevice connects to a service of a device. The caller owns the connection,
+// a *Stream. ctx bounds the dialing, not the connection.
+func (s *Server) DialDevice(ctx context.Context, device, service string) (net.Conn, error) {
+	sess, err := s.get(device)
+	if err != nil {
+		return nil, err
+	}
+	return sess.Dial(ctx, service)
+}
+
+// Transport sends HTTP/1.1 requests to a service of a device, over whatever
+// session it has then. The caller closes its idle connections.
+func (s *Server) Transport(device, service string) *http.Transport {
+	return session.Transport(func(ctx context.Context) (net.Conn, error) {
+		return s.DialDevice(ctx, device, service)
+	})
+}
+
+// Shutdown asks all devices to reconnect, waits for them to go while ctx lasts,
+// and closes. New connections get 503.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	s.closed = true
+	live := make([]*Session, 0, len(s.live))
+	for sess := range s.live {
+		live = append(live, sess)
+	}
+	s.mu.Unlock()
+	// Devices come back over a while that grows with their number.
+	spread := time.Second + time.Duration(len(live))*time.Millisecond
+	var telling sync.WaitGroup
+	for _, sess := range live {
+		telling.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, byeTimeout)
+			defer cancel()
+			_ = sess.Drain(ctx, time.Second, spread)
+		})
+	}
+	telling.Wait()
+	for _, sess := range live {
+		select {
+		case <-sess.Done():
+			continue
+		case <-ctx.Done():
+		}
+		break
+	}
+	return errors.Join(ctx.Err(), s.Close())
+}
+
+// Close ends all sessions, telling the devices, and waits for everything that
+// the server started. A second Close waits too.
+func (s *Server) Close() error {
+	s.mu.Lock()
+	s.closed = true
+	live := make([]*Session, 0, len(s.live))
+	for sess := range s.live {
+		live = append(live, sess)
+	}
+	s.mu.Unlock()
+	s.cancel()
+	var closing sync.WaitGroup
+	for _, sess := range live {
+		closing.Go(func() { bye(sess, proto.Closing, "the server is shutting down") })
+	}
+	closing.Wait()
+	s.wg.Wait()
+	if s.hosted != nil {
+		s.hosted.close()
+	}
+	return nil
+}
