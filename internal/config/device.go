@@ -1,0 +1,142 @@
+package config
+
+import (
+	"errors"
+	"path/filepath"
+	"time"
+)
+
+// Outer policies of a device.
+const (
+	// PolicyReport accepts whatever certificate the outer hop shows and reports
+	// it to the server inside.
+	PolicyReport = "report"
+	// PolicyVerify refuses an outer certificate that does not verify.
+	PolicyVerify = "verify"
+)
+
+// DefaultCommandTimeout bounds a signal's command that sets no timeout.
+const DefaultCommandTimeout = 30 * time.Second
+
+// Device is the configuration of the device role. Start from DefaultDevice.
+type Device struct {
+	// URL of the server: https, wss, http or ws. Required.
+	URL string `yaml:"url"`
+	// Inner is the end-to-end TLS. Required.
+	Inner DeviceInner `yaml:"inner"`
+	// Outer is the TLS to whoever answers.
+	Outer DeviceOuter `yaml:"outer"`
+	// Proxy is the URL of the proxy, "direct" for none, or empty for the
+	// environment's (HTTPS_PROXY and so on).
+	Proxy string `yaml:"proxy"`
+	// Services maps the name of a service that the server may reach to its
+	// target; see ParseTarget.
+	Services map[string]string `yaml:"services"`
+	// Signals maps the name of a signal, or "*" for any other, to the command
+	// that handles it.
+	Signals map[string]Command `yaml:"signals"`
+	// Log says what is logged.
+	Log Log `yaml:"log"`
+
+	src source
+}
+
+// DeviceInner names the files of a device's inner TLS.
+type DeviceInner struct {
+	// Cert and Key are the PEM files of the device's certificate. Required.
+	Cert string `yaml:"cert"`
+	Key  string `yaml:"key"`
+	// CA is the PEM file of the authorities that may vouch for the server. Required.
+	CA string `yaml:"ca"`
+	// ServerName is the name that the server's inner certificate must carry.
+	ServerName string `yaml:"server_name"`
+}
+
+// DeviceOuter says how a device treats the outer certificate.
+type DeviceOuter struct {
+	// Policy is PolicyReport or PolicyVerify.
+	Policy string `yaml:"policy"`
+	// Roots is a PEM file of authorities for the outer certificate, beside the
+	// system's. Never trusted inside.
+	Roots string `yaml:"roots"`
+}
+
+// Command handles one kind of signal: the signal's data is its standard input,
+// exit status 0 acks.
+type Command struct {
+	// Command is the program and its arguments. No shell is involved unless it
+	// is named: [sh, -c, "..."].
+	Command []string `yaml:"command"`
+	// Timeout bounds one run; 0 is DefaultCommandTimeout.
+	Timeout time.Duration `yaml:"timeout"`
+}
+
+// DefaultDevice returns the configuration of an empty file.
+func DefaultDevice() *Device {
+	return &Device{
+		Inner: DeviceInner{ServerName: "atls-ws"},
+		Outer: DeviceOuter{Policy: PolicyReport},
+		Log:   defaultLog(),
+	}
+}
+
+// LoadDevice reads and validates the file at path.
+func LoadDevice(path string) (*Device, error) {
+	d, err := ReadDevice(path)
+	if d == nil {
+		return nil, err
+	}
+	if err = errors.Join(err, d.Validate()); err != nil {
+		return nil, sorted(err)
+	}
+	return d, nil
+}
+
+// ReadDevice reads the file at path without validating it, for a caller that
+// completes it first. Beside an error, the Device is what could be read, or
+// nil.
+func ReadDevice(path string) (*Device, error) {
+	data, err := readFile(path, "write it, starting from configs/device.yaml")
+	if err != nil {
+		return nil, err
+	}
+	return parseDevice(data, path)
+}
+
+func parseDevice(data []byte, path string) (*Device, error) {
+	d := DefaultDevice()
+	src, err := decode(data, path, d)
+	if src.lines == nil {
+		return nil, err
+	}
+	d.src = src
+	rebase(filepath.Dir(path), &d.Inner.Cert, &d.Inner.Key, &d.Inner.CA, &d.Outer.Roots)
+	return d, err
+}
+
+// Validate reports everything that is wrong with the values, without opening
+// the files they name.
+func (d *Device) Validate() error {
+	c := check{src: d.src}
+	c.url("url", d.URL, "https", "wss", "http", "ws")
+	c.required("inner.cert", d.Inner.Cert)
+	c.required("inner.key", d.Inner.Key)
+	c.required("inner.ca", d.Inner.CA)
+	c.required("inner.server_name", d.Inner.ServerName)
+	c.oneOf("outer.policy", d.Outer.Policy, PolicyReport, PolicyVerify)
+	if d.Proxy != "" && d.Proxy != ProxyDirect {
+		c.url("proxy", d.Proxy, "http", "https", "socks5", "socks5h")
+	}
+	c.services(d.Services)
+	for _, name := range keys(d.Signals) {
+		field := "signals." + name
+		c.name(field, name)
+		cmd := d.Signals[name]
+		if len(cmd.Command) == 0 || cmd.Command[0] == "" {
+			c.add(field+".command", "missing: name a program, for example [sh, -c, \"cat\"]")
+		}
+		c.notNegative(field+".timeout", int64(cmd.Timeout))
+	}
+	c.log(d.Log)
+	return c.err()
+}

@@ -1,0 +1,151 @@
+package config
+
+import (
+	"errors"
+	"path/filepath"
+	"time"
+)
+
+// DefaultListen is where a server listens when nothing says where.
+const DefaultListen = "127.0.0.1:8443"
+
+// DefaultPath is the path of the carriers on a server.
+const DefaultPath = "/.well-known/atls"
+
+// Where a device's id is taken from in its inner certificate.
+const (
+	IdentityURI    = "uri"    // the first URI name, less "urn:atls-ws:device:"
+	IdentityDNS    = "dns"    // the first DNS name
+	IdentitySerial = "serial" // the subject's serialNumber, as in IEEE 802.1AR
+	IdentityCN     = "cn"     // the subject's common name
+)
+
+// Server is the configuration of the server role. Start from DefaultServer.
+type Server struct {
+	// Listen is the TCP address of the outer listener, host:port.
+	Listen string `yaml:"listen"`
+	// Outer is the TLS of the listener. Empty: plain HTTP, behind something
+	// that terminates TLS.
+	Outer ServerOuter `yaml:"outer"`
+	// Path is the path of the carriers.
+	Path string `yaml:"path"`
+	// Inner is the end-to-end TLS. Required.
+	Inner ServerInner `yaml:"inner"`
+	// Admin is the path of the unix socket of the admin API; empty leaves the
+	// choice to the daemon.
+	Admin string `yaml:"admin"`
+	// Services maps the name of a service that devices may reach to its
+	// target; see ParseTarget.
+	Services map[string]string `yaml:"services"`
+	// Limits bound what devices can use.
+	Limits Limits `yaml:"limits"`
+	// Origins are the web origins that may upgrade. Empty: a request that has an
+	// Origin is refused.
+	Origins []string `yaml:"origins"`
+	// Log says what is logged.
+	Log Log `yaml:"log"`
+
+	src source
+}
+
+// ServerOuter names the PEM files of the outer listener: both or none.
+type ServerOuter struct {
+	Cert string `yaml:"cert"`
+	Key  string `yaml:"key"`
+}
+
+// ServerInner names the files of a server's inner TLS.
+type ServerInner struct {
+	// Cert and Key are the PEM files of the server's inner certificate. Required.
+	Cert string `yaml:"cert"`
+	Key  string `yaml:"key"`
+	// ClientCA is the PEM file of the authorities that vouch for devices. Required.
+	ClientCA string `yaml:"client_ca"`
+	// Identity says which name in a certificate is the device's id. Empty: the
+	// first there is of uri, dns, serial and cn.
+	Identity string `yaml:"identity"`
+}
+
+// Limits bound what devices can use; 0 is the server package's default.
+type Limits struct {
+	Sessions     int           `yaml:"sessions"`      // live sessions
+	HalfOpen     int           `yaml:"half_open"`     // sessions that are not ready yet
+	Streams      int           `yaml:"streams"`       // streams of one session
+	ReadyTimeout time.Duration `yaml:"ready_timeout"` // from the upgrade to ready
+	Keepalive    time.Duration `yaml:"keepalive"`     // between pings, under 50 s
+}
+
+// maxKeepalive is where common proxies begin to cut idle connections.
+const maxKeepalive = 50 * time.Second
+
+// DefaultServer returns the configuration of an empty file.
+func DefaultServer() *Server {
+	return &Server{Listen: DefaultListen, Path: DefaultPath, Log: defaultLog()}
+}
+
+// LoadServer reads and validates the file at path.
+func LoadServer(path string) (*Server, error) {
+	s, err := ReadServer(path)
+	if s == nil {
+		return nil, err
+	}
+	if err = errors.Join(err, s.Validate()); err != nil {
+		return nil, sorted(err)
+	}
+	return s, nil
+}
+
+// ReadServer reads the file at path without validating it, for a caller that
+// completes it first. Beside an error, the Server is what could be read, or
+// nil.
+func ReadServer(path string) (*Server, error) {
+	data, err := readFile(path, "write it, starting from configs/server.yaml")
+	if err != nil {
+		return nil, err
+	}
+	return parseServer(data, path)
+}
+
+func parseServer(data []byte, path string) (*Server, error) {
+	s := DefaultServer()
+	src, err := decode(data, path, s)
+	if src.lines == nil {
+		return nil, err
+	}
+	s.src = src
+	rebase(filepath.Dir(path), &s.Outer.Cert, &s.Outer.Key,
+		&s.Inner.Cert, &s.Inner.Key, &s.Inner.ClientCA, &s.Admin)
+	return s, err
+}
+
+// Validate reports everything that is wrong with the values, without opening
+// the files they name.
+func (s *Server) Validate() error {
+	c := check{src: s.src}
+	c.address("listen", s.Listen)
+	if s.Outer.Cert != "" || s.Outer.Key != "" {
+		c.required("outer.cert", s.Outer.Cert)
+		c.required("outer.key", s.Outer.Key)
+	}
+	c.path("path", s.Path)
+	c.required("inner.cert", s.Inner.Cert)
+	c.required("inner.key", s.Inner.Key)
+	c.required("inner.client_ca", s.Inner.ClientCA)
+	if s.Inner.Identity != "" {
+		c.oneOf("inner.identity", s.Inner.Identity, IdentityURI, IdentityDNS, IdentitySerial, IdentityCN)
+	}
+	c.services(s.Services)
+	c.notNegative("limits.sessions", int64(s.Limits.Sessions))
+	c.notNegative("limits.half_open", int64(s.Limits.HalfOpen))
+	c.notNegative("limits.streams", int64(s.Limits.Streams))
+	c.notNegative("limits.ready_timeout", int64(s.Limits.ReadyTimeout))
+	c.notNegative("limits.keepalive", int64(s.Limits.Keepalive))
+	if s.Limits.Keepalive >= maxKeepalive {
+		c.add("limits.keepalive", "must be under 50s: proxies cut connections that are idle for longer")
+	}
+	for _, o := range s.Origins {
+		c.origin("origins", o)
+	}
+	c.log(s.Log)
+	return c.err()
+}
