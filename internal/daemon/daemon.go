@@ -1,0 +1,77 @@
+// Package daemon is the server role of the atls-ws command: the outer listener
+// with a server.Server behind it, the services that devices may reach, and the
+// admin API that the operator's verbs use.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/atls-ws/atls-ws/internal/config"
+)
+
+const (
+	headerTimeout = 10 * time.Second // outer TLS and request header
+	idleTimeout   = time.Minute
+	maxHeader     = 16 << 10
+	shutdownTime  = 10 * time.Second
+)
+
+// Options are what is not part of the configuration file.
+type Options struct {
+	// Logger is required.
+	Logger *slog.Logger
+	// Ready is called when devices and operators can connect, with the address
+	// that is listened on; it may be nil.
+	Ready func(addr net.Addr, admin string)
+}
+
+// StartError is a reason not to start that the operator can remove.
+type StartError struct {
+	Err  error
+	next string
+}
+
+// Error gives the reason.
+func (e *StartError) Error() string { return e.Err.Error() }
+
+// Unwrap returns Err.
+func (e *StartError) Unwrap() error { return e.Err }
+
+// Next says what to do about it.
+func (e *StartError) Next() string { return e.next }
+
+// Run is a server until ctx ends. It then asks the devices to go, within ten
+// seconds, and returns nil; nothing of it still runs. cfg has been validated.
+func Run(ctx context.Context, cfg *config.Server, o Options) error {
+	d := &daemon{log: o.Logger}
+	defer d.close()
+	if err := d.open(ctx, cfg); err != nil {
+		return err
+	}
+	ended := make(chan error, 2)
+	serve := func(what string, srv *http.Server, l net.Listener) {
+		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			ended <- fmt.Errorf("%s: %w", what, err)
+		}
+	}
+	d.wg.Go(func() { serve("listener", d.outer, d.outerListener) })
+	d.wg.Go(func() { serve("admin socket", d.admin.http, d.adminListener) })
+	addr, socket := d.outerListener.Addr(), d.adminListener.path
+	d.log.Info("listening", "addr", addr.String(), "path", cfg.Path, "outer_tls", cfg.Outer.Cert != "", "admin", socket)
+	if o.Ready != nil {
+		o.Ready(addr, socket)
+	}
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	d.shutdown()
+	return nil
+}

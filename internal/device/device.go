@@ -1,0 +1,99 @@
+package device
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/atls-ws/atls-ws/client"
+	"github.com/atls-ws/atls-ws/internal/config"
+	"github.com/atls-ws/atls-ws/internal/expose"
+)
+
+// Options are what is not part of the configuration file.
+type Options struct {
+	// Logger is required.
+	Logger *slog.Logger
+	// Software names the program to the server.
+	Software string
+	// Once ends after one session instead of reconnecting.
+	Once bool
+	// OnDisconnect is called with the reason for which there is no session and
+	// the pause before the next try; it may be nil. Once does not call it.
+	OnDisconnect func(err error, retry time.Duration)
+}
+
+// Run is a device until ctx ends; it then returns nil and nothing of it still
+// runs. cfg has been validated. With Once it returns the error for which
+// there was no session or for which it ended.
+func Run(ctx context.Context, cfg *config.Device, o Options) error {
+	cc, err := clientConfig(cfg, o)
+	if err != nil {
+		return err
+	}
+	for name, c := range cfg.Signals {
+		cc.Mux.OnSignal(name, command{c, o.Logger}.handle)
+	}
+	services, err := expose.Start(cc.Mux, cfg.Services, o.Logger)
+	if err != nil {
+		return err
+	}
+	defer services.Close()
+	if o.Once {
+		return once(ctx, cc)
+	}
+	c, err := client.New(cc)
+	if err != nil {
+		return err
+	}
+	err = c.Run(ctx)
+	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
+		return nil // asked to stop: done
+	}
+	return err
+}
+
+func clientConfig(cfg *config.Device, o Options) (*client.Config, error) {
+	inner, err := cfg.TLS()
+	if err != nil {
+		return nil, err
+	}
+	roots, err := cfg.OuterRoots()
+	if err != nil {
+		return nil, err
+	}
+	proxy, err := cfg.ProxyFunc()
+	if err != nil {
+		return nil, err
+	}
+	outer := &client.OuterConfig{Roots: roots}
+	if cfg.Outer.Policy == config.PolicyVerify {
+		outer.Policy = client.OuterVerify
+	}
+	return &client.Config{
+		URL: cfg.URL, TLS: inner, Outer: outer, Proxy: proxy, Mux: new(client.Mux),
+		Software: o.Software, Logger: o.Logger, OnDisconnect: o.OnDisconnect,
+	}, nil
+}
+
+// once lives through one session.
+func once(ctx context.Context, cc *client.Config) error {
+	s, err := client.Dial(ctx, cc)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	defer func() { _ = s.Close() }()
+	cc.Logger.Info("session ready", "device", s.Device(), "session", s.ID(), "remote", s.RemoteAddr().String())
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-s.Drained():
+		return client.ErrDraining
+	case <-s.Done():
+		return s.Err()
+	}
+}
