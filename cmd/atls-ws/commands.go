@@ -1,0 +1,12 @@
+//go:build !device
+
+package main
+
+import "github.com/urfave/cli/v2"
+
+// commands are the verbs that a device does not need.
+func commands() []*cli.Command {
+	return []*cli.Command{
+		demoCommand(), serverCommand(), pushCommand(), devicesCommand(), dialCommand(), pkiCommand(),
+	}
+}

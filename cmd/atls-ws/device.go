@@ -1,0 +1,105 @@
+package main
+
+import (
+	"errors"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/atls-ws/atls-ws/client"
+	"github.com/atls-ws/atls-ws/internal/config"
+	"github.com/atls-ws/atls-ws/internal/device"
+)
+
+func deviceCommand() *cli.Command {
+	flags := append(roleFlags("configs/device.yaml"),
+		&cli.BoolFlag{Name: "once", Usage: "end with the first session instead of reconnecting; exit 1 says why on stderr"},
+		&cli.StringFlag{Name: "url", Usage: "`URL` of the server: https, wss, http or ws", EnvVars: []string{"ATLS_WS_URL"}},
+		&cli.StringFlag{Name: "cert", Usage: "`FILE` with the device's inner certificate"},
+		&cli.StringFlag{Name: "key", Usage: "`FILE` with its key"},
+		&cli.StringFlag{Name: "ca", Usage: "`FILE` with the CA that vouches for the server's inner certificate"},
+		&cli.StringFlag{Name: "server-name", Usage: "`NAME` in the server's inner certificate (default: atls-ws)"},
+		&cli.StringFlag{Name: "outer", Usage: "report accepts any outer certificate and reports it, verify refuses one that does not verify (default: report)"},
+		&cli.StringFlag{Name: "outer-roots", Usage: "`FILE` with CAs for the outer certificate, beside the system's"},
+		&cli.StringFlag{Name: "proxy", Usage: "`URL` of the proxy, or direct (default: the environment's); a password belongs into the variable", EnvVars: []string{"ATLS_WS_PROXY"}},
+		&cli.StringSliceFlag{Name: "service", Usage: "let the server reach `NAME=TARGET`: tcp://host:port, unix:///path or http://host:port"},
+		&cli.StringSliceFlag{Name: "on", Usage: "run a command for a signal: `NAME=COMMAND`, with NAME * for any other"},
+	)
+	return &cli.Command{
+		Name:  "device",
+		Usage: "connect to the server, run commands for its signals, offer services",
+		Description: "A command of --on is run by sh -c with the signal's data on its standard input and\n" +
+			"ATLS_SIGNAL_NAME, ATLS_SIGNAL_ID and ATLS_CONTENT_TYPE in its environment. Exit status 0 acks the\n" +
+			"signal with the last line of standard output; any other refuses it with the last line of standard\n" +
+			"error. It has 30 seconds. Signals are handled one after the other.",
+		Flags:  append(flags, logFlags()...),
+		Action: runDevice,
+	}
+}
+
+var deviceFields = map[string]string{
+	"url": "url", "inner.cert": "cert", "inner.key": "key", "inner.ca": "ca", "inner.server_name": "server-name",
+	"outer.policy": "outer", "outer.roots": "outer-roots", "proxy": "proxy", "log.level": "log-level", "log.format": "log-format",
+}
+
+func runDevice(c *cli.Context) error {
+	if err := wantArgs(c, 0, 0); err != nil {
+		return err
+	}
+	cfg, err := deviceConfig(c)
+	if err != nil {
+		return err
+	}
+	if c.Bool("check") {
+		if err := cfg.Check(); err != nil {
+			return err
+		}
+		return checked(c.App.Writer)
+	}
+	log := cfg.Log.Logger(c.App.ErrWriter)
+	err = device.Run(c.Context, cfg, device.Options{
+		Logger: log, Software: "atls-ws/" + version(), Once: c.Bool("once"),
+		OnDisconnect: func(err error, _ time.Duration) {
+			if message, next := words(explain(err, cfg)); next != "" && !errors.Is(err, client.ErrDraining) {
+				log.Warn("not connected", "reason", message, "next", next)
+			}
+		},
+	})
+	return explain(err, cfg)
+}
+
+// deviceConfig reads the file, lays the flags over it and validates the result.
+func deviceConfig(c *cli.Context) (*config.Device, error) {
+	cfg, readErr := config.DefaultDevice(), error(nil)
+	if file := c.String("config"); file != "" {
+		if cfg, readErr = config.ReadDevice(file); cfg == nil {
+			return nil, readErr
+		}
+	}
+	overlay(c, map[string]*string{
+		"url": &cfg.URL, "cert": &cfg.Inner.Cert, "key": &cfg.Inner.Key, "ca": &cfg.Inner.CA, "server-name": &cfg.Inner.ServerName,
+		"outer": &cfg.Outer.Policy, "outer-roots": &cfg.Outer.Roots, "proxy": &cfg.Proxy,
+		"log-level": &cfg.Log.Level, "log-format": &cfg.Log.Format,
+	})
+	services, err := pairs(c, "service")
+	if err != nil {
+		return nil, err
+	}
+	for name, target := range services {
+		if cfg.Services == nil {
+			cfg.Services = map[string]string{}
+		}
+		cfg.Services[name] = target
+	}
+	on, err := pairs(c, "on")
+	if err != nil {
+		return nil, err
+	}
+	for name, command := range on {
+		if cfg.Signals == nil {
+			cfg.Signals = map[string]config.Command{}
+		}
+		cfg.Signals[name] = config.Command{Command: []string{"sh", "-c", command}}
+	}
+	return cfg, invalid(c, deviceFields, readErr, cfg.Validate())
+}

@@ -1,0 +1,84 @@
+//go:build !device
+
+package main
+
+import (
+	"net"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/atls-ws/atls-ws/internal/config"
+	"github.com/atls-ws/atls-ws/internal/daemon"
+)
+
+func serverCommand() *cli.Command {
+	flags := append(roleFlags("configs/server.yaml"),
+		&cli.BoolFlag{Name: "dev", Usage: "try it out: make what is missing under --dir and print the commands to paste"},
+		&cli.StringFlag{Name: "dir", Value: "atls-ws-dev", Usage: "`FOLDER` of --dev"},
+		&cli.StringFlag{Name: "listen", Usage: "`HOST:PORT` for devices (default: " + config.DefaultListen + ")"},
+		&cli.StringFlag{Name: "inner-cert", Usage: "`FILE` with the server's inner certificate"},
+		&cli.StringFlag{Name: "inner-key", Usage: "`FILE` with its key"},
+		&cli.StringFlag{Name: "client-ca", Usage: "`FILE` with the CA that vouches for devices"},
+		&cli.StringFlag{Name: "outer-cert", Usage: "`FILE` with the listener's public certificate; none speaks plain HTTP, behind a terminator"},
+		&cli.StringFlag{Name: "outer-key", Usage: "`FILE` with its key"},
+		adminFlag(),
+	)
+	return &cli.Command{
+		Name:   "server",
+		Usage:  "take devices' connections, and let operators push to them and dial them",
+		Flags:  append(flags, logFlags()...),
+		Action: runServer,
+	}
+}
+
+var serverFields = map[string]string{
+	"listen": "listen", "inner.cert": "inner-cert", "inner.key": "inner-key", "inner.client_ca": "client-ca",
+	"outer.cert": "outer-cert", "outer.key": "outer-key", "admin": "admin", "log.level": "log-level", "log.format": "log-format",
+}
+
+func runServer(c *cli.Context) error {
+	if err := wantArgs(c, 0, 0); err != nil {
+		return err
+	}
+	cfg, err := serverConfig(c)
+	if err != nil {
+		return err
+	}
+	if c.Bool("check") {
+		if err := cfg.Check(); err != nil {
+			return err
+		}
+		return checked(c.App.Writer)
+	}
+	o := daemon.Options{Logger: cfg.Log.Logger(c.App.ErrWriter)}
+	if c.Bool("dev") {
+		o.Ready = func(addr net.Addr, admin string) { printDev(c.App.Writer, c.String("dir"), cfg, addr, admin) }
+	}
+	return daemon.Run(c.Context, cfg, o)
+}
+
+// serverConfig reads the file, lays the flags over it and validates the result.
+func serverConfig(c *cli.Context) (*config.Server, error) {
+	cfg, readErr := config.DefaultServer(), error(nil)
+	switch file := c.String("config"); {
+	case file != "" && c.Bool("dev"):
+		return nil, usagef(c, "--dev and --config exclude each other")
+	case c.IsSet("dir") && !c.Bool("dev"):
+		return nil, usagef(c, "--dir goes with --dev")
+	case file != "":
+		if cfg, readErr = config.ReadServer(file); cfg == nil {
+			return nil, readErr
+		}
+	}
+	overlay(c, map[string]*string{
+		"listen": &cfg.Listen, "inner-cert": &cfg.Inner.Cert, "inner-key": &cfg.Inner.Key, "client-ca": &cfg.Inner.ClientCA,
+		"outer-cert": &cfg.Outer.Cert, "outer-key": &cfg.Outer.Key, "admin": &cfg.Admin,
+		"log-level": &cfg.Log.Level, "log-format": &cfg.Log.Format,
+	})
+	if c.Bool("dev") {
+		if err := makeDev(c.String("dir"), cfg); err != nil {
+			return nil, err
+		}
+	}
+	return cfg, invalid(c, serverFields, readErr, cfg.Validate())
+}
