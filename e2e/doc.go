@@ -1,0 +1,9 @@
+// Package e2e runs the built binary against real middleboxes: mitmproxy, squid,
+// nginx and haproxy, and against peers that misbehave. Its tests have the build
+// tag e2e:
+//
+//	go test -tags e2e ./e2e
+//
+// A box that is not installed is skipped, except where the environment
+// variable CI is set. Everything listens on loopback and is ended by process id.
+package e2e
