@@ -39,7 +39,9 @@ func TestDeviceSideDependencies(t *testing.T) {
 // Imports point down only: docs/ARCHITECTURE.md has the picture.
 func TestLayers(t *testing.T) {
 	allowed := map[string][]string{
-		"wsconn":           {},
+		"internal/answer":  {},
+		"internal/outer":   {"internal/answer"},
+		"wsconn":           {"internal/answer", "internal/outer"},
 		"internal/proto":   {},
 		"internal/pki":     {"internal/proto"},
 		"internal/session": {"internal/proto"},

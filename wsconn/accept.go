@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+
+	"github.com/atls-ws/atls-ws/internal/answer"
 )
 
 // AcceptOptions configure Accept. The zero value works.
@@ -52,7 +54,7 @@ func Accept(w http.ResponseWriter, r *http.Request, o *AcceptOptions) (*Conn, er
 	if len(offered) > 0 && !ours {
 		c.hangUp(websocket.StatusPolicyViolation, "subprotocol must be "+Subprotocol)
 		_ = c.Close()
-		return nil, fmt.Errorf("client offers subprotocol %q, want %q", printable(strings.Join(offered, ", ")), Subprotocol)
+		return nil, fmt.Errorf("client offers subprotocol %q, want %q", answer.Printable(strings.Join(offered, ", ")), Subprotocol)
 	}
 	return c, nil
 }
@@ -67,7 +69,7 @@ func check(w http.ResponseWriter, r *http.Request, o *AcceptOptions) error {
 		!hasToken(r.Header, "Connection", fold("upgrade")) || !hasToken(r.Header, "Upgrade", fold("websocket")) {
 		w.Header().Set("Connection", "Upgrade")
 		w.Header().Set("Upgrade", "websocket")
-		return refuse(w, http.StatusUpgradeRequired, upgradeRequired, "this is an ATLS service; the Upgrade header did not arrive")
+		return refuse(w, http.StatusUpgradeRequired, answer.UpgradeRequired, "this is an ATLS service; the Upgrade header did not arrive")
 	}
 	if r.ContentLength != 0 || len(r.TransferEncoding) > 0 {
 		w.Header().Set("Connection", "close") // what follows is no request

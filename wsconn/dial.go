@@ -8,24 +8,36 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strings"
-	"sync"
-	"time"
 
 	"github.com/coder/websocket"
+
+	"github.com/atls-ws/atls-ws/internal/answer"
+	"github.com/atls-ws/atls-ws/internal/outer"
 )
+
+// UpgradeError says what HTTP answered instead of a WebSocket. Its StatusCode is
+// 0 when there was no answer at all.
+type UpgradeError = answer.Error
+
+const op = "websocket upgrade"
 
 // DialOptions configure Dial. The zero value works.
 type DialOptions struct {
 	// TLS is the OUTER configuration for https and wss; nil is the default of
 	// crypto/tls. It is cloned, and its ALPN set to http/1.1: the upgrade needs it.
 	TLS *tls.Config
-	// Proxy picks the proxy (http, https, socks5); nil is
-	// http.ProxyFromEnvironment. Userinfo in the proxy's URL is sent to it.
+	// Proxy picks the proxy (http, https, socks5); nil is what HTTPS_PROXY,
+	// ALL_PROXY and NO_PROXY say. Userinfo in the proxy's URL is sent to it.
 	Proxy func(*http.Request) (*url.URL, error)
 	// DialContext makes the TCP connection; nil is a net.Dialer's.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Transport, if set, makes the outer connection instead of the three above.
+	// It must speak HTTP/1.1 only. The caller closes what it leaves idle, which
+	// after a clean refusal is a connection that can be used again.
+	Transport *http.Transport
 	// Header is sent with the upgrade request.
 	Header http.Header
 }
@@ -37,9 +49,12 @@ func Dial(ctx context.Context, url string, o *DialOptions) (*Conn, error) {
 	if o == nil {
 		o = &DialOptions{}
 	}
-	d := &dialer{o: o}
-	transport := d.transport()
-	d.next = transport
+	d := &dialer{transport: o.Transport}
+	fail := func() {}
+	if d.transport == nil {
+		hop := outer.New(outer.Options{TLS: o.TLS, Proxy: o.Proxy, DialContext: o.DialContext})
+		d.transport, fail = hop.Transport, hop.Close
+	}
 	ws, resp, err := websocket.Dial(ctx, url, &websocket.DialOptions{
 		HTTPClient:      &http.Client{Transport: d},
 		HTTPHeader:      o.Header,
@@ -47,83 +62,21 @@ func Dial(ctx context.Context, url string, o *DialOptions) (*Conn, error) {
 		CompressionMode: websocket.CompressionDisabled,
 	})
 	if err != nil {
-		d.close()
-		transport.CloseIdleConnections()
+		if d.carrier != nil {
+			_ = d.carrier.hard.Close()
+		}
+		fail()
 		return nil, d.upgradeError(ctx, err)
 	}
 	return newConn(ws, d.carrier, resp.TLS), nil
 }
 
-// dialer is the round tripper of one upgrade. It keeps the TCP connection that
-// the transport below makes and puts a sender between it and the library.
+// dialer is the round tripper of one upgrade. It puts a sender between the
+// connection and the library.
 type dialer struct {
-	o       *DialOptions
-	next    http.RoundTripper
-	carrier *sender
-	status  int // of the answer, 0 without
-
-	mu     sync.Mutex
-	conn   net.Conn
-	closed bool
-}
-
-func (d *dialer) transport() *http.Transport {
-	outer := &tls.Config{}
-	if d.o.TLS != nil {
-		outer = d.o.TLS.Clone()
-	}
-	outer.NextProtos = []string{"http/1.1"}
-	proxy := d.o.Proxy
-	if proxy == nil {
-		proxy = http.ProxyFromEnvironment
-	}
-	return &http.Transport{
-		Proxy:                  proxy,
-		TLSClientConfig:        outer,
-		DialContext:            d.dial,
-		TLSNextProto:           map[string]func(string, *tls.Conn) http.RoundTripper{}, // no HTTP/2
-		DisableCompression:     true,
-		MaxResponseHeaderBytes: 64 << 10,
-		OnProxyConnectResponse: func(_ context.Context, proxy *url.URL, _ *http.Request, resp *http.Response) error {
-			if resp.StatusCode == http.StatusOK {
-				return nil
-			}
-			return &UpgradeError{
-				StatusCode: resp.StatusCode,
-				RetryAfter: retryAfter(resp.Header.Get("Retry-After"), time.Now()),
-				Err:        fmt.Errorf("by proxy %s, to CONNECT", proxy.Host),
-			}
-		},
-	}
-}
-
-// dial makes the TCP connection, for the transport.
-func (d *dialer) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	dial := d.o.DialContext
-	if dial == nil {
-		dial = new(net.Dialer).DialContext
-	}
-	conn, err := dial(ctx, network, addr)
-	if err != nil {
-		return nil, err
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.closed { // the transport may dial on after its request has ended
-		_ = conn.Close()
-		return nil, net.ErrClosed
-	}
-	d.conn = conn
-	return conn, nil
-}
-
-func (d *dialer) close() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.closed = true
-	if d.conn != nil {
-		_ = d.conn.Close()
-	}
+	transport *http.Transport
+	carrier   *sender
+	status    int // of the answer, 0 without
 }
 
 // RoundTrip sends the upgrade. It returns a 101 only, its body a sender; any
@@ -134,26 +87,28 @@ func (d *dialer) RoundTrip(r *http.Request) (*http.Response, error) {
 	// looks under the canonical name only; on the wire the case means nothing.
 	r.Header["upgrade"] = r.Header["Upgrade"]
 	delete(r.Header, "Upgrade")
-	resp, err := d.next.RoundTrip(r)
+	var conn net.Conn
+	r = r.WithContext(httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{
+		GotConn: func(info httptrace.GotConnInfo) { conn = info.Conn },
+	}))
+	resp, err := d.transport.RoundTrip(r)
 	if err != nil {
 		return nil, err
 	}
 	d.status = resp.StatusCode
 	if resp.StatusCode != http.StatusSwitchingProtocols {
-		return nil, refusal(resp)
+		return nil, answer.Read(op, resp)
 	}
 	if selected := resp.Header.Get("Sec-WebSocket-Protocol"); selected != Subprotocol {
 		_ = resp.Body.Close()
-		return nil, fmt.Errorf("server selected subprotocol %q, want %q", printable(selected), Subprotocol)
+		return nil, fmt.Errorf("server selected subprotocol %q, want %q", answer.Printable(selected), Subprotocol)
 	}
 	raw, ok := resp.Body.(io.ReadWriteCloser)
 	if !ok {
 		_ = resp.Body.Close()
 		return nil, fmt.Errorf("the 101 answer has a body of %T", resp.Body)
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.carrier = newSender(raw, d.conn, nil)
+	d.carrier = newSender(raw, outer.Lowest(conn), nil)
 	resp.Body = d.carrier
 	return resp, nil
 }
@@ -162,6 +117,7 @@ func (d *dialer) RoundTrip(r *http.Request) (*http.Response, error) {
 func (d *dialer) upgradeError(ctx context.Context, err error) error {
 	var up *UpgradeError
 	if errors.As(err, &up) {
+		up.Op = op
 		return up
 	}
 	var ue *url.Error
@@ -173,5 +129,5 @@ func (d *dialer) upgradeError(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
 		err = fmt.Errorf("%w: %w", cause, err)
 	}
-	return &UpgradeError{StatusCode: d.status, Err: err}
+	return &UpgradeError{Op: op, StatusCode: d.status, Err: err}
 }

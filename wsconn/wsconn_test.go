@@ -296,16 +296,6 @@ func TestUpgradeErrors(t *testing.T) {
 	}
 }
 
-func TestRetryAfterDate(t *testing.T) {
-	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	if d := retryAfter(now.Add(time.Minute).Format(http.TimeFormat), now); d != time.Minute {
-		t.Error(d)
-	}
-	if d := retryAfter("soon", now); d != 0 {
-		t.Error(d)
-	}
-}
-
 func TestDialToASilentServerEndsWithContext(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
