@@ -39,17 +39,18 @@ func TestDeviceSideDependencies(t *testing.T) {
 // Imports point down only: docs/ARCHITECTURE.md has the picture.
 func TestLayers(t *testing.T) {
 	allowed := map[string][]string{
-		"internal/answer":  {},
-		"internal/outer":   {"internal/answer"},
-		"wsconn":           {"internal/answer", "internal/outer"},
-		"internal/proto":   {},
-		"internal/pki":     {"internal/proto"},
-		"internal/session": {"internal/proto"},
-		"client":           {"wsconn", "internal/session", "internal/proto"},
-		"server":           {"wsconn", "internal/session", "internal/proto"},
-		"internal/config":  {"internal/proto", "internal/pki"},
-		"internal/expose":  {"internal/config", "internal/session"},
-		"internal/device":  {"client", "internal/config", "internal/expose"},
+		"internal/answer":   {},
+		"internal/deadline": {},
+		"internal/outer":    {"internal/answer"},
+		"wsconn":            {"internal/answer", "internal/deadline", "internal/outer"},
+		"internal/proto":    {},
+		"internal/pki":      {"internal/proto"},
+		"internal/session":  {"internal/proto"},
+		"client":            {"wsconn", "internal/session", "internal/proto"},
+		"server":            {"wsconn", "internal/session", "internal/proto"},
+		"internal/config":   {"internal/proto", "internal/pki"},
+		"internal/expose":   {"internal/config", "internal/session"},
+		"internal/device":   {"client", "internal/config", "internal/expose"},
 	}
 	for pkg, down := range allowed {
 		ok := map[string]bool{}

@@ -5,6 +5,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/atls-ws/atls-ws/internal/deadline"
 )
 
 // readChunk is how much of a message must arrive before a reader sees it.
@@ -15,7 +17,7 @@ const readChunk = 16 << 10
 type receiver struct {
 	mu       sync.Mutex
 	cond     sync.Cond
-	deadline deadline
+	deadline deadline.Deadline
 	ring     []byte
 	first, n int   // the n bytes from first on are unread
 	filling  bool  // the read loop is using the ring
@@ -36,7 +38,7 @@ func (r *receiver) read(p []byte) (int, error) {
 		switch {
 		case r.closed:
 			return 0, r.err
-		case r.deadline.expired:
+		case r.deadline.ExpiredLocked():
 			return 0, os.ErrDeadlineExceeded
 		case len(p) == 0:
 			return 0, nil
@@ -126,7 +128,7 @@ func (r *receiver) close(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.closed, r.err = true, err
-	r.deadline.stopLocked()
+	r.deadline.StopLocked()
 	r.n = 0
 	r.releaseLocked()
 	r.cond.Broadcast()
@@ -138,6 +140,6 @@ func (r *receiver) setDeadline(t time.Time) error {
 	if r.closed {
 		return r.err
 	}
-	r.deadline.setLocked(t, &r.cond)
+	r.deadline.SetLocked(t, &r.cond)
 	return nil
 }

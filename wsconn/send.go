@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+
+	"github.com/atls-ws/atls-ws/internal/deadline"
 )
 
 // sender is the sending direction, and what the WebSocket library takes for
@@ -29,7 +31,7 @@ type sender struct {
 
 	mu       sync.Mutex
 	cond     sync.Cond
-	deadline deadline
+	deadline deadline.Deadline
 	pending  []byte      // written, at most MaxMessage
 	out      []byte      // framed
 	running  bool        // the loop, which lives as long as there is something to send
@@ -67,7 +69,7 @@ func (s *sender) write(p []byte) (n int, err error) {
 			return n, net.ErrClosed
 		case s.err != nil:
 			return n, s.err
-		case s.deadline.expired:
+		case s.deadline.ExpiredLocked():
 			return n, os.ErrDeadlineExceeded
 		}
 		if k := min(MaxMessage-len(s.pending), len(p)); k > 0 {
@@ -203,7 +205,7 @@ func (s *sender) drain() error {
 	defer s.mu.Unlock()
 	failed := s.err != nil
 	s.closed = true
-	s.deadline.stopLocked()
+	s.deadline.StopLocked()
 	s.cond.Broadcast()
 	s.waitLocked()
 	if s.err != nil && !failed {
@@ -249,6 +251,6 @@ func (s *sender) setDeadline(t time.Time) error {
 	if s.closed {
 		return net.ErrClosed
 	}
-	s.deadline.setLocked(t, &s.cond)
+	s.deadline.SetLocked(t, &s.cond)
 	return nil
 }
