@@ -42,7 +42,11 @@ func (b *backoff) next(err error) time.Duration {
 // that is not about load or a proxy, a refused or untrusted certificate, a
 // newer session of the same device.
 func slow(err error) bool {
-	var up *UpgradeError
+	var both *CarriersError
+	if errors.As(err, &both) {
+		return slow(both.WebSocket) && slow(both.POST)
+	}
+	var up *CarrierError
 	if errors.As(err, &up) {
 		switch up.StatusCode {
 		case http.StatusProxyAuthRequired, http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
@@ -64,7 +68,11 @@ func slow(err error) bool {
 }
 
 func retryAfter(err error) time.Duration {
-	var up *UpgradeError
+	var both *CarriersError
+	if errors.As(err, &both) {
+		return min(retryAfter(both.WebSocket), retryAfter(both.POST))
+	}
+	var up *CarrierError
 	if errors.As(err, &up) {
 		return up.RetryAfter
 	}

@@ -76,9 +76,12 @@ type Config struct {
 	// ServerName and Certificates (or GetClientCertificate) are required. It is
 	// raised to TLS 1.3; ALPN is set.
 	TLS *tls.Config
+	// Carrier is the way to carry the session; empty is CarrierAuto.
+	Carrier Carrier
 	// Outer is the policy for the hop to whoever answers; nil reports what it meets.
 	Outer *OuterConfig
-	// Proxy picks the proxy for the outer connection; nil is http.ProxyFromEnvironment.
+	// Proxy picks the proxy for the outer connection (http, https, socks5); nil is
+	// what HTTPS_PROXY, ALL_PROXY and NO_PROXY say.
 	Proxy func(*http.Request) (*url.URL, error)
 	// Mux holds the signals and services of this device; nil answers to nothing
 	// until Client's OnSignal and Listen add some.
@@ -91,6 +94,8 @@ type Config struct {
 	OnConnect func(*Session)
 	// OnDisconnect is called by Run with the reason and the pause before the next try.
 	OnDisconnect func(err error, retry time.Duration)
+
+	postURL string // URL with an http or https scheme
 }
 
 func (c *Config) complete() (*Config, error) {
@@ -113,16 +118,20 @@ func (c *Config) complete() (*Config, error) {
 	if u.Path == "" || u.Path == "/" {
 		u.Path = DefaultPath
 	}
-	cc.URL = u.String()
+	cc.URL, cc.postURL = u.String(), httpURL(u).String()
 	if err := session.CheckClientTLS(c.TLS); err != nil {
 		return nil, fmt.Errorf("client: %w", err)
 	}
 	cc.TLS = c.TLS.Clone()
-	if c.Outer != nil {
-		outer := *c.Outer
-		cc.Outer = &outer
-	} else {
-		cc.Outer = new(OuterConfig)
+	switch cc.Carrier {
+	case "":
+		cc.Carrier = CarrierAuto
+	case CarrierAuto, CarrierWebSocket, CarrierPOST:
+	default:
+		return nil, fmt.Errorf("client: carrier %q is not one of auto, websocket, post", cc.Carrier)
+	}
+	if cc.Outer, err = c.Outer.complete(); err != nil {
+		return nil, err
 	}
 	if cc.Mux == nil {
 		cc.Mux = new(Mux)

@@ -216,7 +216,7 @@ func TestOuterVerifyRefusesAnUnknownChain(t *testing.T) {
 	s := newSite(t, &server.Config{})
 	cfg := s.config(t, "device-1")
 	cfg.Outer = &client.OuterConfig{Policy: client.OuterVerify}
-	var up *client.UpgradeError
+	var up *client.CarrierError
 	if _, err := client.Dial(t.Context(), cfg); !errors.As(err, &up) || !strings.Contains(err.Error(), "unknown authority") {
 		t.Error(err)
 	}
@@ -227,7 +227,7 @@ func TestOuterVerifyRefusesAnUnknownChain(t *testing.T) {
 func TestFullServerAnswers503(t *testing.T) {
 	s := newSite(t, &server.Config{Limits: server.Limits{Sessions: 1}})
 	s.dial(t, s.config(t, "device-1"))
-	var up *client.UpgradeError
+	var up *client.CarrierError
 	if _, err := client.Dial(t.Context(), s.config(t, "device-2")); !errors.As(err, &up) || up.StatusCode != 503 || up.RetryAfter != 10*time.Second {
 		t.Error(err)
 	}
@@ -260,7 +260,7 @@ func TestShutdownDrainsAndCloses(t *testing.T) {
 	if err := s.srv.Shutdown(ctx); err != nil {
 		t.Fatal(err)
 	}
-	var up *client.UpgradeError
+	var up *client.CarrierError
 	if _, err := client.Dial(t.Context(), s.config(t, "device-1")); !errors.As(err, &up) || up.StatusCode != 503 {
 		t.Error(err)
 	}

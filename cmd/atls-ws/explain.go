@@ -17,12 +17,15 @@ import (
 
 // explain says why a device has no session, and what can be done about it.
 func explain(err error, cfg *config.Device) error {
-	var up *client.UpgradeError
+	var up *client.CarrierError
 	var alert *client.AlertError
 	var refused *client.RefusedError
+	var both *client.CarriersError
 	switch {
 	case err == nil:
 		return nil
+	case errors.As(err, &both):
+		return explainBoth(both, cfg)
 	case errors.As(err, &up):
 		return explainCarrier(err, up, cfg)
 	case errors.As(err, &alert):
@@ -39,6 +42,26 @@ func explain(err error, cfg *config.Device) error {
 	}
 	return explainInner(err, cfg)
 }
+
+// explainBoth is about two carriers that failed: in one sentence when the reason
+// is the same.
+func explainBoth(both *client.CarriersError, cfg *config.Device) error {
+	ws, wsNext := words(explain(both.WebSocket, cfg))
+	post, postNext := words(explain(both.POST, cfg))
+	if wsNext == postNext {
+		return withNext(fmt.Errorf("neither WebSocket nor POST gets through: %w", explain(both.WebSocket, cfg)), wsNext)
+	}
+	return withNext(&saidError{"WebSocket: " + ws + ". POST: " + post, both}, "for WebSocket, "+wsNext+"; or for POST, "+postNext)
+}
+
+// saidError gives an error other words.
+type saidError struct {
+	words string
+	err   error
+}
+
+func (e *saidError) Error() string { return e.words }
+func (e *saidError) Unwrap() error { return e.err }
 
 // explainInner is about the end-to-end handshake.
 func explainInner(err error, cfg *config.Device) error {
@@ -65,8 +88,8 @@ func explainInner(err error, cfg *config.Device) error {
 		return withNext(fmt.Errorf("inner handshake: the server's inner certificate does not verify%s: %w", met, err),
 			"compare "+cfg.Inner.CA+" with the CA of the server")
 	case errors.Is(err, context.DeadlineExceeded):
-		return withNext(fmt.Errorf("a WebSocket was opened, but no session came through it in time: %w", err),
-			"check that "+cfg.URL+" leads to an atls-ws server; a box between may hold WebSocket messages back")
+		return withNext(fmt.Errorf("a carrier was opened, but no session came through it in time: %w", err),
+			"check that "+cfg.URL+" leads to an atls-ws server; a box between may hold back what it carries")
 	case strings.Contains(err.Error(), "inner handshake"):
 		return withNext(err, "check that "+cfg.URL+" leads to an atls-ws server, and to nothing that changes WebSocket messages")
 	}
@@ -91,7 +114,7 @@ func explainAlert(alert *client.AlertError, cfg *config.Device) error {
 }
 
 // explainCarrier is about the outer hop: nothing of it concerns the inner trust.
-func explainCarrier(err error, up *client.UpgradeError, cfg *config.Device) error {
+func explainCarrier(err error, up *client.CarrierError, cfg *config.Device) error {
 	var verify *tls.CertificateVerificationError
 	var record tls.RecordHeaderError
 	var dns *net.DNSError
@@ -129,17 +152,17 @@ func explainCarrier(err error, up *client.UpgradeError, cfg *config.Device) erro
 	case http.StatusProxyAuthRequired:
 		return say("the proxy wants a login", "set ATLS_WS_PROXY to http://user:password@host:port")
 	case http.StatusUnauthorized, http.StatusForbidden:
-		return say("a box between, or the server, forbids it", "ask the owner of the network to allow WebSocket to "+cfg.URL)
+		return say("a box between, or the server, forbids it", "ask the owner of the network to allow requests to "+cfg.URL)
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
 		return say("the server has no room now, or is down behind its proxy", "try again later; without --once this happens by itself")
 	case http.StatusBadGateway, http.StatusGatewayTimeout:
 		return say("a proxy answers, but the server behind it does not", "check that the server runs where the proxy looks for it")
 	}
-	return say("the upgrade is refused", "check that "+cfg.URL+" leads to an atls-ws server")
+	return say("the "+up.Op+" is refused", "check that "+cfg.URL+" leads to an atls-ws server")
 }
 
 // rootCause leaves out the layers of HTTP where they say nothing.
-func rootCause(err error, up *client.UpgradeError) error {
+func rootCause(err error, up *client.CarrierError) error {
 	var op *net.OpError
 	var verify *tls.CertificateVerificationError
 	switch {

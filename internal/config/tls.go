@@ -1,14 +1,17 @@
 package config
 
 import (
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
 
+	"github.com/atls-ws/atls-ws/internal/outer"
 	"github.com/atls-ws/atls-ws/internal/pki"
 )
 
@@ -51,11 +54,26 @@ func (d *Device) OuterRoots() (*x509.CertPool, error) {
 	return loadPool(d.Outer.Roots, "ask the owner of the network for its CA in PEM", pool)
 }
 
+// OuterPins are the sums of Outer.Pins.
+func (d *Device) OuterPins() ([][sha256.Size]byte, error) { return d.Outer.pins() }
+
+func (o *DeviceOuter) pins() (pins [][sha256.Size]byte, err error) {
+	for _, p := range o.Pins {
+		text, ok := strings.CutPrefix(p, "sha256/")
+		sum, err := base64.StdEncoding.DecodeString(text)
+		if !ok || err != nil || len(sum) != sha256.Size {
+			return nil, fmt.Errorf("%q is not sha256/ and the base64 of 32 bytes", p)
+		}
+		pins = append(pins, [sha256.Size]byte(sum))
+	}
+	return pins, nil
+}
+
 // ProxyFunc returns the choice of proxy in the form that client.Config takes.
 func (d *Device) ProxyFunc() (func(*http.Request) (*url.URL, error), error) {
 	switch d.Proxy {
 	case "":
-		return http.ProxyFromEnvironment, nil
+		return outer.Environment, nil
 	case ProxyDirect:
 		return func(*http.Request) (*url.URL, error) { return nil, nil }, nil
 	}
@@ -72,8 +90,8 @@ func (d *Device) Check() error {
 		return err
 	}
 	_, inner := d.TLS()
-	_, outer := d.OuterRoots()
-	return errors.Join(inner, outer)
+	_, roots := d.OuterRoots()
+	return errors.Join(inner, roots)
 }
 
 // TLS loads the files of the inner TLS. It reports everything that is wrong

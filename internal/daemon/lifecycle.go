@@ -22,6 +22,7 @@ type daemon struct {
 	log      *slog.Logger
 	server   *server.Server
 	services *expose.Services
+	counts   outerCounts
 	outer    *http.Server
 	admin    *api
 	wg       sync.WaitGroup
@@ -42,6 +43,7 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server) error {
 	mux := new(server.Mux)
 	c := &server.Config{
 		TLS: inner, Identify: cfg.Identify(), Mux: mux, Origins: cfg.Origins, Logger: d.log,
+		Hooks: server.Hooks{Connected: d.counts.connected},
 		Limits: server.Limits{
 			Sessions: cfg.Limits.Sessions, HalfOpen: cfg.Limits.HalfOpen, Streams: cfg.Limits.Streams,
 			ReadyTimeout: cfg.Limits.ReadyTimeout, Keepalive: cfg.Limits.Keepalive,
@@ -72,7 +74,7 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server) error {
 	if outer != nil {
 		d.outerListener = tls.NewListener(d.outerListener, outer)
 	}
-	d.admin = newAPI(d.server, d.log)
+	d.admin = newAPI(d.server, &d.counts, d.log)
 	d.admin.http = d.httpServer(d.admin.routes())
 	return nil
 }

@@ -67,12 +67,16 @@ func clientConfig(cfg *config.Device, o Options) (*client.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	outer := &client.OuterConfig{Roots: roots}
-	if cfg.Outer.Policy == config.PolicyVerify {
-		outer.Policy = client.OuterVerify
+	pins, err := cfg.OuterPins()
+	if err != nil {
+		return nil, err
 	}
+	policy := map[string]client.OuterPolicy{
+		config.PolicyReport: client.OuterAccept, config.PolicyVerify: client.OuterVerify, config.PolicyPin: client.OuterPin,
+	}
+	outer := &client.OuterConfig{Policy: policy[cfg.Outer.Policy], Roots: roots, Pins: pins}
 	return &client.Config{
-		URL: cfg.URL, TLS: inner, Outer: outer, Proxy: proxy, Mux: new(client.Mux),
+		URL: cfg.URL, Carrier: client.Carrier(cfg.Carrier), TLS: inner, Outer: outer, Proxy: proxy, Mux: new(client.Mux),
 		Software: o.Software, Logger: o.Logger, OnDisconnect: o.OnDisconnect,
 	}, nil
 }

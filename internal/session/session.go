@@ -172,6 +172,9 @@ func (s *Session) ReconnectIn() time.Duration {
 	return d
 }
 
+// Busy says whether any stream is open, in either direction.
+func (s *Session) Busy() bool { return s.mux.NumStreams() > 0 }
+
 // Streams is how many streams the peer has open.
 func (s *Session) Streams() int { return int(s.inbound.Load()) }
 

@@ -361,7 +361,7 @@ func TestHandshakeRefusals(t *testing.T) {
 		{"wrong CA", &Config{TLS: wrongCA}, nil, "certificate signed by unknown authority", "the peer refused: remote error: tls: "},
 		{"wrong name", &Config{TLS: wrongName}, nil, "not elsewhere", "the peer refused: remote error: tls: "},
 		{"not admitted", nil, &Config{Admit: func(tls.ConnectionState, *Hello) (string, error) { return "", errors.New("revoked") }}, "not allowed: revoked", "not allowed: revoked"},
-		{"hello too large", &Config{Hello: Hello{Software: strings.Repeat("x", 20<<10)}}, nil, "length over its limit", "waiting for hello"},
+		{"hello too large", &Config{Hello: func() Hello { return Hello{Software: strings.Repeat("x", 20<<10)} }}, nil, "length over its limit", "waiting for hello"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			a, b := tcpPipe(t)
