@@ -19,9 +19,10 @@ import (
 )
 
 const (
-	byeTimeout = 2 * time.Second // to tell a session why it is closed
-	retryAfter = 10 * time.Second
-	postReady  = 3 // times ReadyTimeout: a flight takes a request, and a box may hold each back
+	byeTimeout   = 2 * time.Second // to tell a session why it is closed
+	retryAfter   = 10 * time.Second
+	probeTimeout = 30 * time.Second
+	postReady    = 3 // times ReadyTimeout: a flight takes a request, and a box may hold each back
 )
 
 // Server takes devices' connections as an http.Handler and keeps their
@@ -180,11 +181,12 @@ func markIntercepted(r *OuterReport, outer *tls.ConnectionState) {
 		return
 	}
 	theirs := r.Exporter
-	r.Intercepted, r.Exporter = false, nil // nobody needs the value any more
+	r.Intercepted, r.Compared, r.Exporter = false, false, nil // nobody needs the value any more
 	if outer == nil || len(theirs) == 0 {
 		return
 	}
 	ours, err := outer.ExportKeyingMaterial("EXPORTER-Channel-Binding", nil, 32)
+	r.Compared = true
 	r.Intercepted = err != nil || subtle.ConstantTimeCompare(ours, theirs) != 1
 }
 
@@ -207,6 +209,14 @@ func (s *Server) adopt(sess *Session, remote string) bool {
 		if len(o.Chain) > 0 {
 			attrs = append(attrs, "outer_issuer", o.Chain[0].Issuer)
 		}
+	}
+	if sess.Hello().Probe {
+		log.Info("device probes the path", attrs...)
+		go func() {
+			defer s.wg.Done()
+			s.endProbe(sess)
+		}()
+		return true
 	}
 	log.Info("device connected", attrs...)
 	old := s.registry.put(sess)
@@ -259,6 +269,20 @@ func (s *Server) adoptHTTP(p *httpPeer, remote string) bool {
 		log.Info("device disconnected")
 	}()
 	return true
+}
+
+// endProbe waits for a device that only wanted to see Ready to go.
+func (s *Server) endProbe(sess *Session) {
+	timer := time.NewTimer(probeTimeout)
+	defer timer.Stop()
+	select {
+	case <-sess.Done():
+	case <-timer.C:
+	}
+	_ = sess.Close()
+	s.mu.Lock()
+	delete(s.live, sess)
+	s.mu.Unlock()
 }
 
 func bye(sess *Session, code session.Code, text string) {

@@ -3,6 +3,7 @@ package server_test
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -80,6 +81,11 @@ func (s *site) dial(tb testing.TB, c *client.Config) *client.Session {
 	tb.Cleanup(func() { _ = sess.Close() })
 	eventually(tb, func() bool { _, ok := s.srv.Registry().Get(sess.Device()); return ok })
 	return sess
+}
+
+// roots trust the site's outer certificate.
+func (s *site) roots() *x509.CertPool {
+	return s.web.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
 }
 
 func eventually(tb testing.TB, cond func() bool) {
@@ -220,7 +226,7 @@ func TestOuterVerifyRefusesAnUnknownChain(t *testing.T) {
 	if _, err := client.Dial(t.Context(), cfg); !errors.As(err, &up) || !strings.Contains(err.Error(), "unknown authority") {
 		t.Error(err)
 	}
-	cfg.Outer.Roots = s.web.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
+	cfg.Outer.Roots = s.roots()
 	s.dial(t, cfg)
 }
 

@@ -19,8 +19,10 @@ type Hello struct {
 	Services []string `json:"services,omitempty"` // the services it listens on
 	// Attempt is the same in sessions that are alternatives of each other: the
 	// device chooses one and ends the rest, so none replaces another.
-	Attempt string       `json:"attempt,omitempty"`
-	Outer   *OuterReport `json:"outer,omitempty"`
+	Attempt string `json:"attempt,omitempty"`
+	// Probe asks for Ready and nothing more: the session is not the device's.
+	Probe bool         `json:"probe,omitempty"`
+	Outer *OuterReport `json:"outer,omitempty"`
 }
 
 // OuterReport tells the server what the device met on the outer hop.
@@ -35,6 +37,8 @@ type OuterReport struct {
 	// Intercepted is the server's own verdict: it terminated an outer TLS
 	// connection whose exporter differs. It is never taken from the wire.
 	Intercepted bool `json:"intercepted"`
+	// Compared says that there were two exporters to compare. Never from the wire.
+	Compared bool `json:"compared"`
 }
 
 // WithoutDER is a copy of the report that only describes the chain.
@@ -65,6 +69,9 @@ type Ready struct {
 	Keepalive time.Duration `json:"keepalive_ns"` // how often each end pings
 	Streams   int           `json:"streams"`      // how many the server lets the device have open
 	Time      time.Time     `json:"time"`         // the server's clock
+	// Intercepted is what the server says of the outer TLS: whether it ended
+	// elsewhere. Absent where the server cannot tell.
+	Intercepted *bool `json:"intercepted,omitempty"`
 }
 
 // Refusal is the server's no.

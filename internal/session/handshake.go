@@ -273,6 +273,9 @@ func (in *Inner) Session(ctx context.Context) (*Session, error) {
 			}
 		}
 		ready.Time = time.Now()
+		if o := hello.Outer; o != nil && o.Compared {
+			ready.Intercepted = &o.Intercepted
+		}
 		if err := proto.WriteJSON(tc, &proto.Greeting{Ready: ready}); err != nil {
 			return fmt.Errorf("ready: %w", err)
 		}
