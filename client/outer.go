@@ -8,7 +8,6 @@ import (
 	"errors"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/atls-ws/atls-ws/internal/answer"
 	"github.com/atls-ws/atls-ws/internal/outer"
@@ -88,7 +87,7 @@ func newHop(c *Config) *hop {
 
 func (h *hop) verify(cs tls.ConnectionState) error {
 	r := &OuterReport{TLSVersion: tls.VersionName(cs.Version), Policy: h.cfg.Policy.String()}
-	err := verifyChain(cs, h.cfg.Roots)
+	err := outer.Verify(cs, h.cfg.Roots)
 	r.Verified = err == nil
 	if err != nil {
 		r.VerifyError = clip(err.Error())
@@ -107,19 +106,6 @@ func (h *hop) verify(cs tls.ConnectionState) error {
 	return &tls.CertificateVerificationError{UnverifiedCertificates: cs.PeerCertificates, Err: err}
 }
 
-// verifyChain does what crypto/tls does for a client that verifies.
-func verifyChain(cs tls.ConnectionState, roots *x509.CertPool) error {
-	opts := x509.VerifyOptions{
-		DNSName: cs.ServerName, Roots: roots, CurrentTime: time.Now(),
-		Intermediates: x509.NewCertPool(),
-	}
-	for _, c := range cs.PeerCertificates[1:] {
-		opts.Intermediates.AddCert(c)
-	}
-	_, err := cs.PeerCertificates[0].Verify(opts)
-	return err
-}
-
 // pinned says whether the leaf has a pinned key, or validates under an
 // authority of the chain that has one.
 func pinned(cs tls.ConnectionState, pins [][sha256.Size]byte) bool {
@@ -133,7 +119,7 @@ func pinned(cs tls.ConnectionState, pins [][sha256.Size]byte) bool {
 		}
 		authorities.AddCert(c)
 	}
-	return verifyChain(cs, authorities) == nil
+	return outer.Verify(cs, authorities) == nil
 }
 
 const (

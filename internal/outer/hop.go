@@ -5,6 +5,7 @@ package outer
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"net"
 	"net/http"
@@ -184,4 +185,18 @@ func Lowest(c net.Conn) net.Conn {
 		}
 		c = t.NetConn()
 	}
+}
+
+// Verify does what crypto/tls does for a client that verifies. nil roots are the
+// system's.
+func Verify(cs tls.ConnectionState, roots *x509.CertPool) error {
+	opts := x509.VerifyOptions{
+		DNSName: cs.ServerName, Roots: roots, CurrentTime: time.Now(),
+		Intermediates: x509.NewCertPool(),
+	}
+	for _, c := range cs.PeerCertificates[1:] {
+		opts.Intermediates.AddCert(c)
+	}
+	_, err := cs.PeerCertificates[0].Verify(opts)
+	return err
 }
