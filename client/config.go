@@ -29,6 +29,10 @@ type (
 	RefusedError = session.RefusedError
 	// AlertError says that the server refused this device in the inner handshake.
 	AlertError = session.AlertError
+	// Applied is how far the signals that the server queues have been handled.
+	Applied = session.Applied
+	// Position is a place in the server's queue of signals.
+	Position = session.Position
 	// OuterReport is what the device met on the outer hop.
 	OuterReport = session.OuterReport
 	// OuterCert is one certificate of an OuterReport's chain.
@@ -59,6 +63,9 @@ const AnySignal = session.AnySignal
 // ErrNoSession says that a Client is not connected just now.
 var ErrNoSession = errors.New("no session with the server")
 
+// NewApplied makes an Applied that begins at a saved position and saves each new one.
+var NewApplied = session.NewApplied
+
 // Splice copies between two connections, both ways with half-close, until both
 // directions have ended, and closes both.
 var Splice = session.Splice
@@ -86,6 +93,10 @@ type Config struct {
 	// Mux holds the signals and services of this device; nil answers to nothing
 	// until Client's OnSignal and Listen add some.
 	Mux *Mux
+	// Applied is how far this device has handled the signals that the server
+	// queues; nil starts anew with the Config, which is right for a device
+	// that keeps no state: a signal could be handled again after a restart.
+	Applied *Applied
 	// Software names the program in the server's list of devices.
 	Software string
 	// Logger gets one line per session life; nil is silence.
@@ -135,6 +146,9 @@ func (c *Config) complete() (*Config, error) {
 	}
 	if cc.Mux == nil {
 		cc.Mux = new(Mux)
+	}
+	if cc.Applied == nil {
+		cc.Applied = NewApplied(Position{}, nil)
 	}
 	if cc.Logger == nil {
 		cc.Logger = slog.New(slog.DiscardHandler)

@@ -82,6 +82,9 @@ type Config struct {
 	Identify func(tls.ConnectionState) (device string, err error)
 	// Mux holds the signals and services for devices; nil answers to none.
 	Mux *Mux
+	// Queue names the queue that signals with a Seq come from, so that a device
+	// can tell which of them it has handled; empty: there is none.
+	Queue string
 	// Handler is hosted at the service http of the inner session: its requests'
 	// TLS is the INNER state, and FromContext gives their session. Setting it
 	// takes that service of the Mux.

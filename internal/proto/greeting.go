@@ -20,9 +20,18 @@ type Hello struct {
 	// Attempt is the same in sessions that are alternatives of each other: the
 	// device chooses one and ends the rest, so none replaces another.
 	Attempt string `json:"attempt,omitempty"`
+	// Applied is the last signal of the server's queue that the device handled.
+	Applied *Position `json:"applied,omitempty"`
 	// Probe asks for Ready and nothing more: the session is not the device's.
 	Probe bool         `json:"probe,omitempty"`
 	Outer *OuterReport `json:"outer,omitempty"`
+}
+
+// Position is a place in a queue of signals. Sequences of different queues do
+// not compare.
+type Position struct {
+	Queue string `json:"queue"`
+	Seq   uint64 `json:"seq"`
 }
 
 // OuterReport tells the server what the device met on the outer hop.
@@ -69,6 +78,8 @@ type Ready struct {
 	Keepalive time.Duration `json:"keepalive_ns"` // how often each end pings
 	Streams   int           `json:"streams"`      // how many the server lets the device have open
 	Time      time.Time     `json:"time"`         // the server's clock
+	// Queue names the queue that the session's signals with a sequence come from.
+	Queue string `json:"queue,omitempty"`
 	// Intercepted is what the server says of the outer TLS: whether it ended
 	// elsewhere. Absent where the server cannot tell.
 	Intercepted *bool `json:"intercepted,omitempty"`

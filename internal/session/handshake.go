@@ -31,8 +31,10 @@ type Config struct {
 	Streams   int           // the peer's open streams; 0: DefaultStreams
 	Keepalive time.Duration // server: interval of pings; 0: DefaultKeepalive. The client learns it
 
-	Hello func() Hello // client: what it says of itself, asked for when the handshake is done; nil: nothing
-	HTTP  bool         // server: take peers of atls-http/1 too
+	Hello   func() Hello // client: what it says of itself, asked for when the handshake is done; nil: nothing
+	Applied *Applied     // client: what it has handled; nil: signals that come again are handled again
+	Queue   string       // server: names the queue that signals with a Seq come from
+	HTTP    bool         // server: take peers of atls-http/1 too
 	// Admit is the server's decision on a peer whose certificate is verified. It
 	// returns the device's id, or an error: a *RefusedError goes to the peer as it
 	// is, any other as not allowed with its text. It may complete the Hello.
@@ -127,6 +129,11 @@ func Client(ctx context.Context, conn net.Conn, c *Config) (*Session, error) {
 		}
 		hello.Version = proto.Version
 		hello.Services = cfg.Mux.Services()
+		if cfg.Applied != nil {
+			if p := cfg.Applied.position(); p.Queue != "" {
+				hello.Applied = &p
+			}
+		}
 		err := proto.WriteJSON(tc, &hello)
 		if errors.Is(err, proto.ErrTooLarge) && hello.Outer != nil {
 			hello.Outer = hello.Outer.WithoutDER() // the server can do without
@@ -250,7 +257,7 @@ func (in *Inner) HTTP() (conn *tls.Conn, device string, err error) {
 func (in *Inner) Session(ctx context.Context) (*Session, error) {
 	cfg, tc := in.cfg, in.conn
 	var hello Hello
-	ready := &proto.Ready{Session: newID(), Keepalive: cfg.Keepalive, Streams: cfg.Streams}
+	ready := &proto.Ready{Session: newID(), Keepalive: cfg.Keepalive, Streams: cfg.Streams, Queue: cfg.Queue}
 	err := greet(ctx, in.carrier, func() error {
 		if p := in.protocol(); p != proto.ALPNMux {
 			return fmt.Errorf("client negotiated ALPN %q, want %q", p, proto.ALPNMux)
