@@ -35,7 +35,7 @@ func TestQueuedSignalIsHandledOnceOverSessionsAndRestarts(t *testing.T) {
 	s = session(a, "q1")
 	send(s, "x", 5, "handled before")
 	send(s, "x", 6, "done")
-	if saved != (Position{"q1", 6}) || handled != 4 {
+	if saved != (Position{Queue: "q1", Seq: 6}) || handled != 4 {
 		t.Errorf("saved %+v, handled %d", saved, handled)
 	}
 	s = session(NewApplied(saved, save), "q1") // after a restart
@@ -45,7 +45,7 @@ func TestQueuedSignalIsHandledOnceOverSessionsAndRestarts(t *testing.T) {
 	send(s, "x", 6, "handled before")
 	s = session(NewApplied(saved, save), "q2") // the server's queue is another
 	send(s, "x", 1, "done")
-	if saved != (Position{"q2", 1}) {
+	if saved != (Position{Queue: "q2", Seq: 1}) {
 		t.Errorf("saved %+v", saved)
 	}
 }
