@@ -114,20 +114,9 @@ func (c *Config) complete() (*Config, error) {
 		return nil, errors.New("client: no configuration")
 	}
 	cc := *c
-	u, err := url.Parse(c.URL)
+	u, err := parseURL(c.URL)
 	if err != nil {
-		return nil, fmt.Errorf("client: URL: %w", err)
-	}
-	switch u.Scheme {
-	case "http", "https", "ws", "wss":
-	default:
-		return nil, fmt.Errorf("client: URL %q: scheme must be https, wss, http or ws", c.URL)
-	}
-	if u.Host == "" {
-		return nil, fmt.Errorf("client: URL %q has no host", c.URL)
-	}
-	if u.Path == "" || u.Path == "/" {
-		u.Path = DefaultPath
+		return nil, fmt.Errorf("client: %w", err)
 	}
 	cc.URL, cc.postURL = u.String(), httpURL(u).String()
 	if err := session.CheckClientTLS(c.TLS); err != nil {
@@ -157,4 +146,33 @@ func (c *Config) complete() (*Config, error) {
 		cc.Software = "atls-ws"
 	}
 	return &cc, nil
+}
+
+// ParseURL reads the URL of a server as Config takes it, and returns it with the
+// scheme https or http and a path.
+func ParseURL(s string) (*url.URL, error) {
+	u, err := parseURL(s)
+	if err != nil {
+		return nil, err
+	}
+	return httpURL(u), nil
+}
+
+func parseURL(s string) (*url.URL, error) {
+	u, err := url.Parse(s)
+	if err != nil {
+		return nil, fmt.Errorf("URL: %w", err)
+	}
+	switch u.Scheme {
+	case "http", "https", "ws", "wss":
+	default:
+		return nil, fmt.Errorf("URL %q: scheme must be https, wss, http or ws", s)
+	}
+	if u.Host == "" {
+		return nil, fmt.Errorf("URL %q has no host", s)
+	}
+	if u.Path == "" || u.Path == "/" {
+		u.Path = DefaultPath
+	}
+	return u, nil
 }

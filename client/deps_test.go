@@ -51,6 +51,7 @@ client: internal/answer internal/outer internal/proto internal/session postconn 
 server: internal/proto internal/session postconn wsconn
 internal/config: internal/outer internal/pki internal/proto
 internal/expose: internal/config internal/session
+internal/doctor: internal/answer internal/outer internal/proto internal/session postconn wsconn
 internal/device: client internal/config internal/expose
 `
 

@@ -41,6 +41,20 @@ func (d *Device) TLS() (*tls.Config, error) {
 	}, nil
 }
 
+// LookTLS is TLS for a look at the server: what is not configured is left out,
+// and nothing is made of it but a handshake.
+func (d *Device) LookTLS() (*tls.Config, error) {
+	if d.Inner.Cert != "" {
+		return d.TLS()
+	}
+	c := &tls.Config{MinVersion: tls.VersionTLS13, ServerName: d.Inner.ServerName}
+	var err error
+	if d.Inner.CA != "" {
+		c.RootCAs, err = loadPool(d.Inner.CA, nextCA, nil)
+	}
+	return c, err
+}
+
 // OuterRoots returns the system's authorities with those of the outer roots
 // file, or nil when no file is set: the system's alone.
 func (d *Device) OuterRoots() (*x509.CertPool, error) {

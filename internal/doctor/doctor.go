@@ -77,6 +77,7 @@ type seen struct {
 	proxy     *url.URL
 	reachable bool
 	loginPage bool // the plain GET got a page that is not the service's
+	wantsTLS  bool // it got the word of a TLS server that plain http is wrong
 	service   bool // the plain GET reached the service
 	outer     *tls.ConnectionState
 	outerErr  error // why the outer chain does not verify

@@ -118,6 +118,7 @@ func (d *doctor) get(ctx context.Context) bool {
 	}
 	d.seen.reachable = true
 	got := answer.Read("", resp)
+	d.seen.wantsTLS = got.StatusCode == http.StatusBadRequest && d.o.URL.Scheme == "http" && strings.Contains(got.Body, "HTTPS")
 	switch {
 	case got.StatusCode == http.StatusUpgradeRequired && strings.Contains(got.Body, answer.UpgradeRequired):
 		d.seen.service = true

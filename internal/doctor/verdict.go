@@ -94,6 +94,8 @@ func (d *doctor) concludeOuter() {
 
 func (d *doctor) concludePage(works bool) {
 	switch {
+	case d.seen.wantsTLS:
+		d.found("What answers speaks TLS: begin the URL with https://.")
 	case d.seen.loginPage && works:
 		d.found("A plain GET gets a page from something between, yet the carrier passes.")
 	case d.seen.loginPage:
