@@ -96,7 +96,10 @@ func (d *dialer) dial(ctx context.Context, kind Carrier) (*Session, error) {
 	s, err := session.Client(ctx, conn, &session.Config{
 		TLS: d.cfg.TLS, Mux: d.cfg.Mux, Logger: d.cfg.Logger, Applied: d.cfg.Applied,
 		Hello: func() session.Hello {
-			return session.Hello{Software: d.cfg.Software, Carrier: string(kind), Attempt: d.attempt, Outer: d.hop.reported(outer())}
+			return session.Hello{
+				Software: d.cfg.Software, Carrier: string(kind), Attempt: d.attempt,
+				Probe: d.cfg.bootstrap, Outer: d.hop.reported(outer()),
+			}
 		},
 	})
 	return s, err

@@ -89,6 +89,11 @@ type Config struct {
 	// TLS is the INNER state, and FromContext gives their session. Setting it
 	// takes that service of the Mux.
 	Handler http.Handler
+	// Anchors are the sets that devices get at /.well-known/est/cacerts of the
+	// service http, ahead of Handler, which may be nil then: those sets under
+	// which the outer chain that the device met validates, and no others. A
+	// certificate that a device reported is never served for that.
+	Anchors []AnchorSet
 	// Origins are the browser origins that may connect; none by default.
 	Origins []string
 	Limits  Limits

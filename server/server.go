@@ -31,6 +31,7 @@ type Server struct {
 	cfg      Config
 	registry Registry
 	hosted   *hosted
+	anchors  anchors
 	post     *postconn.Handler
 
 	ctx    context.Context // ends what is half open
@@ -53,7 +54,11 @@ func New(c *Config) (*Server, error) {
 	if err := session.CheckServerTLS(c.TLS); err != nil {
 		return nil, fmt.Errorf("server: %w", err)
 	}
-	s := &Server{cfg: *c, live: map[*Session]struct{}{}}
+	sets, err := newAnchors(c.Anchors)
+	if err != nil {
+		return nil, fmt.Errorf("server: %w", err)
+	}
+	s := &Server{cfg: *c, live: map[*Session]struct{}{}, anchors: sets}
 	s.registry.sessions = map[string][]*Session{}
 	s.cfg.TLS = c.TLS.Clone()
 	s.cfg.Limits = c.Limits.complete()
@@ -68,8 +73,12 @@ func New(c *Config) (*Server, error) {
 	}
 	s.post = postconn.NewHandler(&postconn.HandlerOptions{Accept: s.servePost, Admit: s.enter, MaxConns: s.cfg.Limits.Sessions})
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	if c.Handler != nil {
-		h, err := host(s.cfg.Mux, c.Handler, s.cfg.Logger)
+	app := c.Handler
+	if len(s.anchors) > 0 {
+		app = s.withAnchors(app)
+	}
+	if app != nil {
+		h, err := host(s.cfg.Mux, app, s.cfg.Logger)
 		if err != nil {
 			return nil, fmt.Errorf("server: %w", err)
 		}
@@ -125,6 +134,9 @@ func (s *Server) serve(conn net.Conn, r *http.Request, bound time.Duration) (rea
 		Streams: s.cfg.Limits.Streams, Keepalive: s.cfg.Limits.Keepalive, HTTP: s.hosted != nil, Queue: s.cfg.Queue,
 		Admit: func(cs tls.ConnectionState, hello *Hello) (string, error) {
 			markIntercepted(hello.Outer, r.TLS)
+			if len(s.anchors) == 0 && hello.Outer != nil {
+				hello.Outer = hello.Outer.WithoutDER() // nothing will be chosen by it
+			}
 			return s.cfg.Identify(cs)
 		},
 	})
