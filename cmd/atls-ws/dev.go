@@ -81,15 +81,3 @@ func printDev(w io.Writer, dir string, cfg *config.Server, addr net.Addr, admin 
 		shell(exe, "push", "--admin", admin, devDevice, "hello", "world"),
 		shell(exe, "devices", "--admin", admin))
 }
-
-// shell quotes words for a POSIX shell.
-func shell(words ...string) string {
-	quoted := make([]string, len(words))
-	for i, word := range words {
-		quoted[i] = word
-		if word == "" || strings.Trim(word, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:@%+,=") != "" {
-			quoted[i] = "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
-		}
-	}
-	return strings.Join(quoted, " ")
-}
