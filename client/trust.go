@@ -187,12 +187,17 @@ func certificates(reported []OuterCert) (chain []*x509.Certificate, err error) {
 }
 
 // check is the device's own judgement of the anchors: what it is given must be
-// what it asked for.
+// what it asked for. They must validate the chain alone: where the system's
+// roots do too, anything else would pass.
 func (b *bootstrap) check(anchors, chain []*x509.Certificate) error {
 	if err := est.CheckBundle(anchors, time.Now()); err != nil {
 		return fmt.Errorf("%w: %w", ErrBundle, err)
 	}
-	if err := outer.Verify(chain, b.cfg.host, b.with(anchors)); err != nil {
+	alone := x509.NewCertPool()
+	for _, c := range anchors {
+		alone.AddCert(c)
+	}
+	if err := outer.Verify(chain, b.cfg.host, alone); err != nil {
 		return fmt.Errorf("%w: the chain that was met does not validate under them: %w", ErrBundle, err)
 	}
 	return nil

@@ -292,6 +292,17 @@ func TestBootstrapRefusesABadBundleAndKeepsTheOld(t *testing.T) {
 	}
 }
 
+func TestBootstrapRefusesAnchorsThatDoNotFitEvenWhereTheSystemsDo(t *testing.T) {
+	p, ca := box(t, "Box")
+	_, wrong := box(t, "Wrong")
+	s := newSite(t, handed(t, est.ContentType, string(must[[]byte](t)(est.EncodeBody([]*x509.Certificate{wrong}))), 200))
+	s.proxy = p.URL()
+	s.system.AddCert(ca)
+	if trust, err := s.bootstrap(); !errors.Is(err, client.ErrBundle) || s.bundle() != nil {
+		t.Errorf("%+v, %v", trust, err)
+	}
+}
+
 func TestBootstrapProvesTheBundleWithANewConnection(t *testing.T) {
 	first, firstCA := box(t, "First")
 	second, _ := box(t, "Second")

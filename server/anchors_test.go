@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"bufio"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -151,5 +152,23 @@ func TestNewRefusesWhatIsNoAnchor(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", want, err)
 		}
+	}
+}
+
+func TestHTTPPeerHasReportedNothingToChooseAnchorsBy(t *testing.T) {
+	s := newSite(t, &server.Config{Anchors: []server.AnchorSet{{Name: "a", Certificates: []*x509.Certificate{newCA(t, "A").Certificate()}}}})
+	inner := s.httpPeer(t, carriers["websocket"](t, s), "meter-1")
+	defer func() { _ = inner.Close() }()
+	r, _ := http.NewRequest(http.MethodGet, "http://cloud"+est.CACertsPath, nil)
+	if err := r.Write(inner); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(inner), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, _ := io.ReadAll(resp.Body)
+	if resp.StatusCode != http.StatusNotFound || !strings.Contains(string(body), "reported no certificate chain") {
+		t.Errorf("%d %q", resp.StatusCode, body)
 	}
 }
