@@ -142,7 +142,7 @@ func (s *Server) serve(conn net.Conn, r *http.Request, bound time.Duration) (rea
 	})
 	if err == nil && in.IsHTTP() {
 		var peer *httpPeer
-		if peer, err = newHTTPPeer(in); err == nil {
+		if peer, err = newHTTPPeer(ctx, in); err == nil {
 			return s.adoptHTTP(peer, r.RemoteAddr)
 		}
 	}
