@@ -78,7 +78,9 @@ type Config struct {
 	// one, and ClientCAs. It is raised to TLS 1.3 with client certificates
 	// required; ALPN is set. Revocation belongs into VerifyConnection.
 	TLS *tls.Config
-	// Identify takes the device's id from its verified certificate; nil is Identify.
+	// Identify takes the device's id from its verified certificate; nil is
+	// Identify. An id is 1 to 255 bytes of printable ASCII without space; a
+	// certificate that gives another is refused.
 	Identify func(tls.ConnectionState) (device string, err error)
 	// Mux holds the signals and services for devices; nil answers to none.
 	Mux *Mux
@@ -160,7 +162,7 @@ func Identify(cs tls.ConnectionState) (device string, err error) {
 		device = c.Subject.CommonName
 	}
 	if err := proto.CheckName(device); err != nil {
-		return "", fmt.Errorf("certificate gives no device id: %w", err)
+		return "", fmt.Errorf("the certificate gives none: %w", err)
 	}
 	return device, nil
 }

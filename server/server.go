@@ -137,7 +137,14 @@ func (s *Server) serve(conn net.Conn, r *http.Request, bound time.Duration) (rea
 			if len(s.anchors) == 0 && hello.Outer != nil {
 				hello.Outer = hello.Outer.WithoutDER() // nothing will be chosen by it
 			}
-			return s.cfg.Identify(cs)
+			device, err := s.cfg.Identify(cs)
+			if err == nil {
+				err = proto.CheckName(device)
+			}
+			if err != nil {
+				return "", fmt.Errorf("device id: %w", err)
+			}
+			return device, nil
 		},
 	})
 	if err == nil && in.IsHTTP() {
@@ -235,15 +242,15 @@ func (s *Server) adopt(sess *Session, remote string) bool {
 	if s.cfg.Hooks.Connected != nil {
 		s.cfg.Hooks.Connected(sess)
 	}
+	for _, o := range old {
+		log.Info("newer session of the device replaces the old", "old", o.ID())
+		s.wg.Go(func() { bye(o, proto.Replaced, "a newer session of this device took over") })
+	}
 	go func() {
 		defer s.wg.Done()
-		for _, o := range old {
-			log.Info("newer session of the device replaces the old", "old", o.ID())
-			bye(o, proto.Replaced, "a newer session of this device took over")
-		}
 		<-sess.Done()
+		s.registry.remove(sess) // before Close, which waits for signal handlers
 		_ = sess.Close()
-		s.registry.remove(sess)
 		s.mu.Lock()
 		delete(s.live, sess)
 		s.mu.Unlock()
