@@ -92,7 +92,9 @@ func (s *Server) Registry() *Registry { return &s.registry }
 
 // ServeHTTP answers a device's request for a carrier. For a WebSocket it returns
 // when the session is ready, or refused; the session then lives on by itself.
-// Mount it at DefaultPath.
+// Mount it at DefaultPath, in an http.Server with a ReadHeaderTimeout and a
+// ReadTimeout: what a stranger withholds before this is called, or of a body that
+// nobody reads, only they bound. They end with the upgrade.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch r.Method {
 	case http.MethodPost:

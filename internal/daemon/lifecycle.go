@@ -80,6 +80,7 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server) error {
 	routes := http.NewServeMux()
 	routes.Handle(cfg.Path, d.server)
 	d.outer = d.httpServer(routes)
+	d.outer.ReadTimeout = readTimeout // net/http waits for a body also where nobody reads it
 	if outer != nil {
 		d.outerListener = tls.NewListener(d.outerListener, outer)
 	}
