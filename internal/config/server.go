@@ -78,8 +78,11 @@ type Limits struct {
 	HalfOpen     int           `yaml:"half_open"`     // sessions that are not ready yet
 	Streams      int           `yaml:"streams"`       // streams of one session
 	ReadyTimeout time.Duration `yaml:"ready_timeout"` // from the upgrade to ready
-	Keepalive    time.Duration `yaml:"keepalive"`     // between pings, under 50 s
+	Keepalive    time.Duration `yaml:"keepalive"`     // between pings, 1 s to under 50 s
 }
+
+// minKeepalive is what a device takes from its server.
+const minKeepalive = time.Second
 
 // maxKeepalive is where common proxies begin to cut idle connections.
 const maxKeepalive = 50 * time.Second
@@ -157,6 +160,9 @@ func (s *Server) Validate() error {
 	c.notNegative("limits.streams", int64(s.Limits.Streams))
 	c.notNegative("limits.ready_timeout", int64(s.Limits.ReadyTimeout))
 	c.notNegative("limits.keepalive", int64(s.Limits.Keepalive))
+	if k := s.Limits.Keepalive; k > 0 && k < minKeepalive {
+		c.add("limits.keepalive", "must be at least 1s, or 0 for the default: devices ping no faster, and the server would call them dead")
+	}
 	if s.Limits.Keepalive >= maxKeepalive {
 		c.add("limits.keepalive", "must be under 50s: proxies cut connections that are idle for longer")
 	}
