@@ -119,9 +119,10 @@ func explainCarrier(err error, up *client.CarrierError, cfg *config.Device) erro
 	var record tls.RecordHeaderError
 	var dns *net.DNSError
 	say := func(what, next string) error { return withNext(fmt.Errorf("%s: %w", what, rootCause(err, up)), next) }
+	if said := explainProxy(err, up, cfg); said != nil {
+		return said
+	}
 	switch text := err.Error(); {
-	case strings.Contains(text, "proxyconnect"):
-		return say("the proxy cannot be reached", "check --proxy, or the environment's HTTPS_PROXY; --proxy direct uses none")
 	case errors.As(err, &verify):
 		issuer := ""
 		if len(verify.UnverifiedCertificates) > 0 {
@@ -150,7 +151,7 @@ func explainCarrier(err error, up *client.CarrierError, cfg *config.Device) erro
 	case http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusOK:
 		return say("no atls-ws server at this path", "check the path of "+cfg.URL+" (default "+client.DefaultPath+")")
 	case http.StatusProxyAuthRequired:
-		return say("the proxy wants a login", "set ATLS_WS_PROXY to http://user:password@host:port")
+		return say("the proxy wants a login", "give it user and password, "+loginNext)
 	case http.StatusUnauthorized, http.StatusForbidden:
 		return say("a box between, or the server, forbids it", "ask the owner of the network to allow requests to "+cfg.URL)
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:

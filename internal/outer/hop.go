@@ -77,9 +77,13 @@ func New(o Options) *Hop {
 			if resp.StatusCode == http.StatusOK {
 				return nil
 			}
+			as := "without a login"
+			if u := proxy.User.Username(); u != "" {
+				as = fmt.Sprintf("with the login of %q", u)
+			}
 			return &answer.Error{
 				Op: "proxy", StatusCode: resp.StatusCode, RetryAfter: answer.RetryAfter(resp.Header),
-				Err: fmt.Errorf("by proxy %s, to CONNECT", proxy.Host),
+				Err: fmt.Errorf("by proxy %s, to CONNECT %s", proxy.Host, as),
 			}
 		},
 	}
