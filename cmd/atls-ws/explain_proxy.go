@@ -19,7 +19,9 @@ const loginNext = "as in http://user:password@host:port (or https, socks5), in A
 func explainProxy(err error, up *client.CarrierError, cfg *config.Device) error {
 	var verify *tls.CertificateVerificationError
 	var socks *net.OpError
-	say := func(what string, err error, next string) error { return withNext(fmt.Errorf("%s: %w", what, err), next) }
+	say := func(what string, err error, next string) error {
+		return withNext(fmt.Errorf("%s: %w", what, err), next)
+	}
 	switch text := err.Error(); {
 	case up.Op == "proxy":
 		return explainConnect(up, cfg)
