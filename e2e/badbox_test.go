@@ -35,20 +35,21 @@ var badBoxes = []struct {
 	{name: "closes after every reply", carrier: "post", start: reverse(closing)},
 	{name: "cuts the first four answers", carrier: "post", start: cut(func(n int64) bool { return n <= 4 })},
 	{name: "cuts every third answer", carrier: "post", start: cut(func(n int64) bool { return n%3 == 0 })},
-	{name: "halves all bodies", carrier: "post", start: reverse(halve)},
+	{name: "halves all answers", carrier: "post", start: reverse(halveAnswers)},
 	{name: "sends all requests twice", carrier: "post", start: reverse(twice)},
 	{name: "flips bits of WebSockets", carrier: "post", start: flip(true, false)},
 	{name: "speaks HTTP/1.0, buffers and cuts what is held", carrier: "post", start: reverse(old)},
 
-	{name: "answers everything with a login page", start: toAll(page(200)), words: []string{"portal", "log in"}},
-	{name: "answers everything with 511", start: toAll(page(511)), words: []string{"portal", "log in"}},
-	{name: "sends everything elsewhere", start: toAll(page(302, "Location", "https://portal.invalid/login")), words: []string{"portal.invalid", "log in"}},
+	{name: "answers everything with a login page", start: toAll(page(200)), words: []string{"a page answers", "portal", "browser"}},
+	{name: "answers everything with 511", start: toAll(page(511)), words: []string{"a page answers", "portal", "browser"}},
+	{name: "sends everything elsewhere", start: toAll(page(302, "Location", "https://portal.invalid/login")), words: []string{"portal.invalid", "a portal", "browser"}},
 	{name: "forbids everything", start: toAll(page(403)), words: []string{"403", "forbids", "owner of the network"}},
 	{name: "reaches nothing", start: toAll(page(502)), words: []string{"502", "behind it does not"}},
-	{name: "flips bits of everything", start: flip(true, true), words: []string{"changes what it carries", "no session is made"}},
+	{name: "flips bits of everything", start: flip(true, true), words: []string{"changes what it carries", "no session is made", "as it is"}},
 	{name: "takes connections and says nothing", start: mute, words: []string{"no answer", "firewall"}},
-	{name: "swallows everything", start: toAll(swallow), words: []string{"no session", "in time", "holds back"}},
-	{name: "cuts every answer", start: cut(func(int64) bool { return true }), words: []string{"cut"}},
+	{name: "swallows everything", start: toAll(swallow), words: []string{"no session", "in time", "hold back"}},
+	{name: "halves all requests", start: reverse(halveRequests), words: []string{"in time", "hold back"}},
+	{name: "cuts every answer", start: cut(func(int64) bool { return true }), words: []string{"removes the WebSocket upgrade", "cuts the answers short"}},
 }
 
 // TestThroughBadBoxesOrSaysWhyNot is the main job through each bad box, or the

@@ -38,6 +38,7 @@ type hop struct {
 var boxes = []box{
 	{name: "direct", start: direct, carrier: "websocket"},
 	{name: "mitmproxy", program: "mitmdump", pkg: "mitmproxy", start: startMitmproxy, carrier: "websocket", intercepts: true},
+	{name: "mitmproxy, POST only", program: "mitmdump", pkg: "mitmproxy", start: post(startMitmproxy), carrier: "post", intercepts: true},
 	{name: "squid that bumps", program: "squid", pkg: "squid-openssl", start: squidBump(""), carrier: "post", intercepts: true},
 	{name: "squid that bumps and lets upgrade", program: "squid", pkg: "squid-openssl",
 		start: squidBump("http_upgrade_request_protocols websocket allow all"), carrier: "websocket", intercepts: true},
@@ -50,7 +51,10 @@ var boxes = []box{
 		start: haproxy("", "http-request del-header upgrade"), carrier: "post"},
 	{name: "haproxy with h2 only and TLS 1.2", program: "haproxy", pkg: "haproxy", plain: true,
 		start: haproxy("alpn h2 ssl-max-ver TLSv1.2", ""), carrier: "websocket"},
+	{name: "haproxy with h2 only and TLS 1.2, POST only", program: "haproxy", pkg: "haproxy", plain: true,
+		start: post(haproxy("alpn h2 ssl-max-ver TLSv1.2", "")), carrier: "post"},
 	{name: "squid that wants a login", program: "squid", pkg: "squid-openssl", start: squidLogin, carrier: "websocket"},
+	{name: "squid that wants a login, POST only", program: "squid", pkg: "squid-openssl", start: post(squidLogin), carrier: "post"},
 	{name: "tinyproxy", program: "tinyproxy", pkg: "tinyproxy-bin", start: tinyproxy(""), carrier: "websocket"},
 	{name: "tinyproxy that wants a login", program: "tinyproxy", pkg: "tinyproxy-bin", start: tinyproxy("BasicAuth " + login + " " + password), carrier: "websocket"},
 	{name: "proxy behind TLS", program: "tinyproxy", pkg: "tinyproxy-bin", start: httpsProxy, carrier: "websocket"},
@@ -60,6 +64,15 @@ var boxes = []box{
 
 func direct(_ *testing.T, s *site, _ string) hop {
 	return hop{url: "wss://" + s.addr + path, issuer: "Outer CA"}
+}
+
+// post is a box through which the device is told to use POST.
+func post(start func(*testing.T, *site, string) hop) func(*testing.T, *site, string) hop {
+	return func(t *testing.T, s *site, program string) hop {
+		h := start(t, s, program)
+		h.args = append(h.args, "--carrier", "post")
+		return h
+	}
 }
 
 // find is the box's program; a missing one fails where CI is set.

@@ -123,13 +123,8 @@ func (c *cutBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// halve makes all bodies half as long, both ways, and says so in their length.
-func halve(pass *httputil.ReverseProxy) http.Handler {
-	half := func(body io.Reader, length int64) (io.ReadCloser, int64) {
-		n := (length + 1) / 2
-		b, _ := io.ReadAll(body)
-		return io.NopCloser(bytes.NewReader(b[:min(n, int64(len(b)))])), n
-	}
+// halveAnswers makes all answers half as long, and says so in their length.
+func halveAnswers(pass *httputil.ReverseProxy) http.Handler {
 	pass.ModifyResponse = func(r *http.Response) error {
 		if r.StatusCode == http.StatusOK && r.ContentLength > 0 {
 			r.Body, r.ContentLength = half(r.Body, r.ContentLength)
@@ -137,12 +132,23 @@ func halve(pass *httputil.ReverseProxy) http.Handler {
 		}
 		return nil
 	}
+	return noUpgrade(pass)
+}
+
+// halveRequests does so with requests.
+func halveRequests(pass *httputil.ReverseProxy) http.Handler {
 	return noUpgrade(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.ContentLength > 0 {
 			r.Body, r.ContentLength = half(r.Body, r.ContentLength)
 		}
 		pass.ServeHTTP(w, r)
 	}))
+}
+
+func half(body io.Reader, length int64) (io.ReadCloser, int64) {
+	b, _ := io.ReadAll(body)
+	b = b[:min(int(length+1)/2, len(b))]
+	return io.NopCloser(bytes.NewReader(b)), int64(len(b))
 }
 
 // twice sends each request a second time, and that answer back.
