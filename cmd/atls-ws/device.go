@@ -77,12 +77,13 @@ func sessionFlags() []cli.Flag {
 	}
 }
 
-// deviceConfig reads the file, lays the flags over it and validates the result.
-func deviceConfig(c *cli.Context) (*config.Device, error) {
-	cfg, readErr := config.DefaultDevice(), error(nil)
+// readDevice reads the file and lays the session flags over it. Beside an error,
+// the result is what could be read, or nil.
+func readDevice(c *cli.Context) (*config.Device, error) {
+	cfg, err := config.DefaultDevice(), error(nil)
 	if file := c.String("config"); file != "" {
-		if cfg, readErr = config.ReadDevice(file); cfg == nil {
-			return nil, readErr
+		if cfg, err = config.ReadDevice(file); cfg == nil {
+			return nil, err
 		}
 	}
 	overlay(c, map[string]*string{
@@ -90,6 +91,15 @@ func deviceConfig(c *cli.Context) (*config.Device, error) {
 		"carrier": &cfg.Carrier, "outer": &cfg.Outer.Policy, "outer-roots": &cfg.Outer.Roots, "proxy": &cfg.Proxy,
 		"log-level": &cfg.Log.Level, "log-format": &cfg.Log.Format,
 	})
+	return cfg, err
+}
+
+// deviceConfig reads the file, lays the flags over it and validates the result.
+func deviceConfig(c *cli.Context) (*config.Device, error) {
+	cfg, readErr := readDevice(c)
+	if cfg == nil {
+		return nil, readErr
+	}
 	if c.IsSet("outer-pin") {
 		cfg.Outer.Pins = c.StringSlice("outer-pin")
 	}
