@@ -43,6 +43,7 @@ func TestLayers(t *testing.T) {
 		"internal/deadline": {},
 		"internal/outer":    {"internal/answer"},
 		"wsconn":            {"internal/answer", "internal/deadline", "internal/outer"},
+		"postconn":          {"internal/answer", "internal/deadline", "internal/outer"},
 		"internal/proto":    {},
 		"internal/pki":      {"internal/proto"},
 		"internal/session":  {"internal/proto"},
