@@ -436,3 +436,61 @@ func TestSilenceIsBoundedByTheDeadline(t *testing.T) {
 		}
 	})
 }
+
+func TestIdleConnKeepsNoBuffer(t *testing.T) {
+	inBubble(t, true, func(t *testing.T, d *direct, _ *Handler, conns <-chan *Conn) {
+		c := d.dial()
+		_, _ = c.Write([]byte("x"))
+		s := <-conns
+		echo(t, c, s, "")
+		_, _ = s.Read(make([]byte, 1))
+		for _, way := range []struct{ from, to *Conn }{{c, s}, {s, c}} {
+			go func() { _, _ = way.from.Write(make([]byte, 1<<20)) }()
+			_, _ = io.ReadFull(way.to, make([]byte, 1<<20))
+		}
+		go func() { _, _ = c.Read(make([]byte, 1)) }()
+		synctest.Wait()
+		for _, c := range []*Conn{c, s} {
+			c.mu.Lock()
+			if c.in.chunks != nil || c.out.chunks != nil {
+				t.Errorf("%d and %d bytes are kept", c.in.n, c.out.n)
+			}
+			c.mu.Unlock()
+		}
+		_ = c.Close()
+		_ = s.Close()
+	})
+}
+
+// TestBytesGoBesideAHeldPoll: one request is held, another brings bytes, and
+// what comes back is the answer of the first.
+func TestBytesGoBesideAHeldPoll(t *testing.T) {
+	inBubble(t, true, func(t *testing.T, d *direct, _ *Handler, conns <-chan *Conn) {
+		c := d.dial()
+		_, _ = c.Write([]byte("x"))
+		s := <-conns
+		_, _ = s.Read(make([]byte, 1))
+		go func() { _, _ = io.Copy(s, s) }()
+		got := make(chan byte)
+		go func() {
+			b := make([]byte, 1)
+			for range 10 {
+				_, _ = c.Read(b)
+				got <- b[0]
+			}
+		}()
+		begin := time.Now()
+		for i := range byte(10) {
+			synctest.Wait()
+			_, _ = c.Write([]byte{i})
+			if b := <-got; b != i {
+				t.Errorf("%d, want %d", b, i)
+			}
+		}
+		if d := time.Since(begin); d != 0 {
+			t.Errorf("ten round trips took %s beside those of the network", d)
+		}
+		_ = c.Close()
+		_ = s.Close()
+	})
+}
