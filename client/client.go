@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/http"
 	"sync"
-	"time"
 
 	"github.com/atls-ws/atls-ws/internal/session"
 )
@@ -15,7 +14,8 @@ import (
 // other methods use the one that is up. All methods may be called from any
 // goroutine.
 type Client struct {
-	cfg *Config
+	cfg   *Config
+	paths paths
 
 	mu      sync.Mutex
 	session *Session
@@ -31,83 +31,16 @@ func New(c *Config) (*Client, error) {
 	return &Client{cfg: cfg, up: make(chan struct{})}, nil
 }
 
-// Run dials, serves, and after the session's end backs off and dials again,
-// until ctx ends. It then closes the session and returns ctx's error; nothing
-// of the client still runs. Only one Run at a time.
-func (c *Client) Run(ctx context.Context) error {
-	var b backoff
-	for {
-		started := time.Now()
-		retry, err := c.once(ctx)
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if time.Since(started) >= healthyAfter {
-			b.reset()
-		}
-		if retry < 0 {
-			retry = b.next(err)
-		}
-		c.cfg.Logger.Warn("session ended", "err", err, "retry_in", retry.Round(time.Millisecond).String())
-		if c.cfg.OnDisconnect != nil {
-			c.cfg.OnDisconnect(err, retry)
-		}
-		timer := time.NewTimer(retry)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return ctx.Err()
-		}
-	}
-}
-
-// once makes a session and lives with it until its end. A retry of 0 or more
-// is what a draining server asked for.
-func (c *Client) once(ctx context.Context) (retry time.Duration, err error) {
-	s, err := dial(ctx, c.cfg)
-	if err != nil {
-		return -1, err
-	}
-	defer func() { _ = s.Close() }()
-	c.cfg.Logger.Info("session ready", "device", s.Device(), "session", s.ID(), "remote", s.RemoteAddr().String())
-	if c.cfg.OnConnect != nil {
-		c.cfg.OnConnect(s)
-	}
-	c.set(s)
-	defer c.set(nil)
-	select {
-	case <-s.Done():
-		return -1, s.Err()
-	case <-ctx.Done():
-		return -1, ctx.Err()
-	case <-s.Drained():
-	}
-	// The server goes: it keeps the session while streams end, we come back when
-	// it said. Whatever is first moves us.
-	retry = min(s.ReconnectIn(), maxRetryWait)
-	c.cfg.Logger.Info("server drains", "reconnect_in", retry.String())
-	timer := time.NewTimer(retry)
-	defer timer.Stop()
-	select {
-	case <-s.Done():
-		return retry, ErrDraining
-	case <-timer.C:
-		return 0, ErrDraining
-	case <-ctx.Done():
-		return -1, ctx.Err()
-	}
-}
-
 func (c *Client) set(s *Session) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.session = s
-	if s != nil {
+	switch {
+	case s != nil && c.session == nil:
 		close(c.up)
-	} else {
+	case s == nil && c.session != nil:
 		c.up = make(chan struct{})
 	}
+	c.session = s
 }
 
 // Session returns the session that is up, nil when none is. Run owns it.

@@ -29,6 +29,10 @@ type (
 	RefusedError = session.RefusedError
 	// AlertError says that the server refused this device in the inner handshake.
 	AlertError = session.AlertError
+	// Applied is how far the signals that the server queues have been handled.
+	Applied = session.Applied
+	// Position is a place in the server's queue of signals.
+	Position = session.Position
 	// OuterReport is what the device met on the outer hop.
 	OuterReport = session.OuterReport
 	// OuterCert is one certificate of an OuterReport's chain.
@@ -59,6 +63,9 @@ const AnySignal = session.AnySignal
 // ErrNoSession says that a Client is not connected just now.
 var ErrNoSession = errors.New("no session with the server")
 
+// NewApplied makes an Applied that begins at a saved position and saves each new one.
+var NewApplied = session.NewApplied
+
 // Splice copies between two connections, both ways with half-close, until both
 // directions have ended, and closes both.
 var Splice = session.Splice
@@ -76,13 +83,20 @@ type Config struct {
 	// ServerName and Certificates (or GetClientCertificate) are required. It is
 	// raised to TLS 1.3; ALPN is set.
 	TLS *tls.Config
+	// Carrier is the way to carry the session; empty is CarrierAuto.
+	Carrier Carrier
 	// Outer is the policy for the hop to whoever answers; nil reports what it meets.
 	Outer *OuterConfig
-	// Proxy picks the proxy for the outer connection; nil is http.ProxyFromEnvironment.
+	// Proxy picks the proxy for the outer connection (http, https, socks5); nil is
+	// what HTTPS_PROXY, ALL_PROXY and NO_PROXY say.
 	Proxy func(*http.Request) (*url.URL, error)
 	// Mux holds the signals and services of this device; nil answers to nothing
 	// until Client's OnSignal and Listen add some.
 	Mux *Mux
+	// Applied is how far this device has handled the signals that the server
+	// queues; nil starts anew with the Config, which is right for a device
+	// that keeps no state: a signal could be handled again after a restart.
+	Applied *Applied
 	// Software names the program in the server's list of devices.
 	Software string
 	// Logger gets one line per session life; nil is silence.
@@ -91,6 +105,12 @@ type Config struct {
 	OnConnect func(*Session)
 	// OnDisconnect is called by Run with the reason and the pause before the next try.
 	OnDisconnect func(err error, retry time.Duration)
+
+	postURL string // URL with an http or https scheme
+	host    string // of URL
+	// bootstrap is set by Bootstrap: the session is a probe, and says what the
+	// outer chain is even when it verifies.
+	bootstrap bool
 }
 
 func (c *Config) complete() (*Config, error) {
@@ -98,34 +118,30 @@ func (c *Config) complete() (*Config, error) {
 		return nil, errors.New("client: no configuration")
 	}
 	cc := *c
-	u, err := url.Parse(c.URL)
+	u, err := parseURL(c.URL)
 	if err != nil {
-		return nil, fmt.Errorf("client: URL: %w", err)
+		return nil, fmt.Errorf("client: %w", err)
 	}
-	switch u.Scheme {
-	case "http", "https", "ws", "wss":
-	default:
-		return nil, fmt.Errorf("client: URL %q: scheme must be https, wss, http or ws", c.URL)
-	}
-	if u.Host == "" {
-		return nil, fmt.Errorf("client: URL %q has no host", c.URL)
-	}
-	if u.Path == "" || u.Path == "/" {
-		u.Path = DefaultPath
-	}
-	cc.URL = u.String()
+	cc.URL, cc.postURL, cc.host = u.String(), httpURL(u).String(), u.Hostname()
 	if err := session.CheckClientTLS(c.TLS); err != nil {
 		return nil, fmt.Errorf("client: %w", err)
 	}
 	cc.TLS = c.TLS.Clone()
-	if c.Outer != nil {
-		outer := *c.Outer
-		cc.Outer = &outer
-	} else {
-		cc.Outer = new(OuterConfig)
+	switch cc.Carrier {
+	case "":
+		cc.Carrier = CarrierAuto
+	case CarrierAuto, CarrierWebSocket, CarrierPOST:
+	default:
+		return nil, fmt.Errorf("client: carrier %q is not one of auto, websocket, post", cc.Carrier)
+	}
+	if cc.Outer, err = c.Outer.complete(); err != nil {
+		return nil, err
 	}
 	if cc.Mux == nil {
 		cc.Mux = new(Mux)
+	}
+	if cc.Applied == nil {
+		cc.Applied = NewApplied(Position{}, nil)
 	}
 	if cc.Logger == nil {
 		cc.Logger = slog.New(slog.DiscardHandler)
@@ -134,4 +150,33 @@ func (c *Config) complete() (*Config, error) {
 		cc.Software = "atls-ws"
 	}
 	return &cc, nil
+}
+
+// ParseURL reads the URL of a server as Config takes it, and returns it with the
+// scheme https or http and a path.
+func ParseURL(s string) (*url.URL, error) {
+	u, err := parseURL(s)
+	if err != nil {
+		return nil, err
+	}
+	return httpURL(u), nil
+}
+
+func parseURL(s string) (*url.URL, error) {
+	u, err := url.Parse(s)
+	if err != nil {
+		return nil, fmt.Errorf("URL: %w", err)
+	}
+	switch u.Scheme {
+	case "http", "https", "ws", "wss":
+	default:
+		return nil, fmt.Errorf("URL %q: scheme must be https, wss, http or ws", s)
+	}
+	if u.Hostname() == "" {
+		return nil, fmt.Errorf("URL %q has no host", s)
+	}
+	if u.Path == "" || u.Path == "/" {
+		u.Path = DefaultPath
+	}
+	return u, nil
 }

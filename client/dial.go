@@ -2,52 +2,139 @@ package client
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"errors"
 	"fmt"
+	"net"
+	"sync/atomic"
 	"time"
 
+	"github.com/atls-ws/atls-ws/internal/answer"
 	"github.com/atls-ws/atls-ws/internal/session"
+	"github.com/atls-ws/atls-ws/postconn"
 	"github.com/atls-ws/atls-ws/wsconn"
 )
 
 // DefaultPath is where a server serves its carriers.
 const DefaultPath = wsconn.DefaultPath
 
-// UpgradeError says that the carrier was not opened: what HTTP answered
-// instead. StatusCode is 0 when nothing did.
-type UpgradeError = wsconn.UpgradeError
+// CarrierError says that a carrier was not opened: what HTTP answered instead.
+// StatusCode is 0 when nothing did.
+type CarrierError = answer.Error
 
 const (
 	dialTimeout  = 10 * time.Second // TCP, outer TLS and the upgrade
 	readyTimeout = 10 * time.Second // inner handshake to Ready
 )
 
+// timeoutError is a context.DeadlineExceeded that says what was waited for.
+type timeoutError string
+
+func (e timeoutError) Error() string        { return string(e) }
+func (e timeoutError) Is(target error) bool { return target == context.DeadlineExceeded }
+func (e timeoutError) Timeout() bool        { return true }
+
 // Dial makes one session and returns after the server's Ready. The caller owns
 // the session and closes it. ctx bounds the dialing, not the session; so do
-// ten seconds for the carrier and ten for the inner handshake.
+// twenty seconds for each carrier.
 func Dial(ctx context.Context, c *Config) (*Session, error) {
 	cfg, err := c.complete()
 	if err != nil {
 		return nil, err
 	}
-	return dial(ctx, cfg)
+	return connect(ctx, cfg, CarrierWebSocket, rand.Text())
 }
 
-func dial(ctx context.Context, cfg *Config) (*Session, error) {
-	hop := &outerHop{cfg: *cfg.Outer}
-	carrierCtx, cancel := context.WithTimeoutCause(ctx, dialTimeout, fmt.Errorf("no carrier within %s", dialTimeout))
-	defer cancel()
-	conn, err := wsconn.Dial(carrierCtx, cfg.URL, &wsconn.DialOptions{TLS: hop.tlsConfig(), Proxy: cfg.Proxy})
-	if r := hop.report; r != nil && len(r.Chain) > 0 {
-		cfg.Logger.Info("outer certificate", "subject", r.Chain[0].Subject, "issuer", r.Chain[0].Issuer, "verified", r.Verified, "sha256", r.Chain[0].SHA256)
+// connect makes a session over the carrier that is ready first. Sessions of the
+// same attempt do not replace each other on the server.
+func connect(ctx context.Context, c *Config, first Carrier, attempt string) (*Session, error) {
+	h := newHop(c)
+	d := &dialer{cfg: c, hop: h, attempt: attempt}
+	d.users.Store(1)
+	defer d.release()
+	switch c.Carrier {
+	case CarrierWebSocket, CarrierPOST:
+		return d.dial(ctx, c.Carrier)
+	}
+	return race(ctx, first, d.dial)
+}
+
+// dialer makes the sessions of one attempt, over one hop. The hop ends with the
+// last of its users: connect, and the carriers.
+type dialer struct {
+	cfg     *Config
+	hop     *hop
+	attempt string
+	users   atomic.Int32
+}
+
+func (d *dialer) release() {
+	if d.users.Add(-1) == 0 {
+		d.hop.Close()
+	}
+}
+
+// carrier is an open carrier, which keeps its hop.
+type carrier struct {
+	net.Conn
+	dialer *dialer
+	closed atomic.Bool
+}
+
+func (c *carrier) Close() error {
+	err := c.Conn.Close()
+	if !c.closed.Swap(true) {
+		c.dialer.release()
+	}
+	return err
+}
+
+// dial makes a session over one carrier.
+func (d *dialer) dial(ctx context.Context, kind Carrier) (*Session, error) {
+	conn, outer, err := d.open(ctx, kind)
+	if r := d.hop.met(); r != nil && len(r.Chain) > 0 {
+		d.cfg.Logger.Info("outer certificate", "subject", r.Chain[0].Subject, "issuer", r.Chain[0].Issuer, "verified", r.Verified, "sha256", r.Chain[0].SHA256)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("carrier: %w", err)
 	}
-	hop.exporter(conn.ConnectionState())
-	readyCtx, cancel := context.WithTimeoutCause(ctx, readyTimeout, fmt.Errorf("no ready within %s", readyTimeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, readyTimeout, timeoutError(fmt.Sprintf("no ready within %s", readyTimeout)))
 	defer cancel()
-	return session.Client(readyCtx, conn, &session.Config{
-		TLS: cfg.TLS, Mux: cfg.Mux, Logger: cfg.Logger,
-		Hello: session.Hello{Software: cfg.Software, Carrier: "websocket", Outer: hop.report},
+	s, err := session.Client(ctx, conn, &session.Config{
+		TLS: d.cfg.TLS, Mux: d.cfg.Mux, Logger: d.cfg.Logger, Applied: d.cfg.Applied,
+		Hello: func() session.Hello {
+			return session.Hello{
+				Software: d.cfg.Software, Carrier: string(kind), Attempt: d.attempt,
+				Probe: d.cfg.bootstrap, Outer: d.hop.reported(outer()),
+			}
+		},
 	})
+	// To open a POST carrier takes no I/O, and it has an address with its first answer.
+	if _, answered := conn.LocalAddr().(*net.TCPAddr); !answered && kind == CarrierPOST && errors.Is(err, context.DeadlineExceeded) {
+		return nil, fmt.Errorf("carrier: %w", &CarrierError{Op: "post", Err: timeoutError("no answer in time")})
+	}
+	return s, err
+}
+
+// open opens a carrier, and tells how to learn the state of its outer TLS, which
+// a POST carrier has only after its first answer.
+func (d *dialer) open(ctx context.Context, kind Carrier) (*carrier, func() *tls.ConnectionState, error) {
+	var conn interface {
+		net.Conn
+		ConnectionState() *tls.ConnectionState
+	}
+	var err error
+	if kind == CarrierPOST {
+		conn, err = postconn.Dial(ctx, d.cfg.postURL, &postconn.DialOptions{Transport: d.hop.Transport})
+	} else {
+		ctx, cancel := context.WithTimeoutCause(ctx, dialTimeout, timeoutError(fmt.Sprintf("no carrier within %s", dialTimeout)))
+		defer cancel()
+		conn, err = wsconn.Dial(ctx, d.cfg.URL, &wsconn.DialOptions{Transport: d.hop.Transport})
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	d.users.Add(1)
+	return &carrier{Conn: conn, dialer: d}, conn.ConnectionState, nil
 }

@@ -14,12 +14,15 @@ import (
 
 	"github.com/atls-ws/atls-ws/internal/proto"
 	"github.com/atls-ws/atls-ws/internal/session"
+	"github.com/atls-ws/atls-ws/postconn"
 	"github.com/atls-ws/atls-ws/wsconn"
 )
 
 const (
-	byeTimeout = 2 * time.Second // to tell a session why it is closed
-	retryAfter = 10 * time.Second
+	byeTimeout   = 2 * time.Second // to tell a session why it is closed
+	retryAfter   = 10 * time.Second
+	probeTimeout = 30 * time.Second
+	postReady    = 3 // times ReadyTimeout: a flight takes a request, and a box may hold each back
 )
 
 // Server takes devices' connections as an http.Handler and keeps their
@@ -28,15 +31,18 @@ type Server struct {
 	cfg      Config
 	registry Registry
 	hosted   *hosted
+	anchors  anchors
+	post     *postconn.Handler
 
 	ctx    context.Context // ends what is half open
 	cancel context.CancelFunc
 
-	mu       sync.Mutex
-	closed   bool
-	halfOpen int
-	live     map[*Session]struct{}
-	wg       sync.WaitGroup
+	mu        sync.Mutex
+	closed    bool
+	halfOpen  int
+	httpPeers int
+	live      map[*Session]struct{}
+	wg        sync.WaitGroup
 }
 
 // New checks the configuration and makes a server. It does no I/O. The caller
@@ -48,8 +54,12 @@ func New(c *Config) (*Server, error) {
 	if err := session.CheckServerTLS(c.TLS); err != nil {
 		return nil, fmt.Errorf("server: %w", err)
 	}
-	s := &Server{cfg: *c, live: map[*Session]struct{}{}}
-	s.registry.sessions = map[string]*Session{}
+	sets, err := newAnchors(c.Anchors)
+	if err != nil {
+		return nil, fmt.Errorf("server: %w", err)
+	}
+	s := &Server{cfg: *c, live: map[*Session]struct{}{}, anchors: sets}
+	s.registry.sessions = map[string][]*Session{}
 	s.cfg.TLS = c.TLS.Clone()
 	s.cfg.Limits = c.Limits.complete()
 	if s.cfg.Identify == nil {
@@ -61,9 +71,14 @@ func New(c *Config) (*Server, error) {
 	if s.cfg.Logger == nil {
 		s.cfg.Logger = slog.New(slog.DiscardHandler)
 	}
+	s.post = postconn.NewHandler(&postconn.HandlerOptions{Accept: s.servePost, Admit: s.enter, MaxConns: s.cfg.Limits.Sessions})
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	if c.Handler != nil {
-		h, err := host(s.cfg.Mux, c.Handler, s.cfg.Logger)
+	app := c.Handler
+	if len(s.anchors) > 0 {
+		app = s.withAnchors(app)
+	}
+	if app != nil {
+		h, err := host(s.cfg.Mux, app, s.cfg.Logger)
 		if err != nil {
 			return nil, fmt.Errorf("server: %w", err)
 		}
@@ -75,10 +90,22 @@ func New(c *Config) (*Server, error) {
 // Registry is the devices that are connected.
 func (s *Server) Registry() *Registry { return &s.registry }
 
-// ServeHTTP answers a device's request for a carrier and returns when its
-// session is ready, or refused; the session then lives on by itself. Mount it
-// at DefaultPath.
+// ServeHTTP answers a device's request for a carrier. For a WebSocket it returns
+// when the session is ready, or refused; the session then lives on by itself.
+// Mount it at DefaultPath, in an http.Server with a ReadHeaderTimeout and a
+// ReadTimeout: what a stranger withholds before this is called, or of a body that
+// nobody reads, only they bound. They end with the upgrade.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	switch r.Method {
+	case http.MethodPost:
+		s.post.ServeHTTP(w, r)
+		return
+	case http.MethodGet:
+	default:
+		w.Header().Set("Allow", "GET, POST")
+		http.Error(w, "atls-ws: GET with a WebSocket upgrade, or POST", http.StatusMethodNotAllowed)
+		return
+	}
 	if !s.enter(w) {
 		return
 	}
@@ -88,28 +115,63 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.refused(r.RemoteAddr, fmt.Errorf("carrier: %w", err))
 		return
 	}
-	ctx, cancel := context.WithTimeoutCause(s.ctx, s.cfg.Limits.ReadyTimeout, fmt.Errorf("not ready within %s", s.cfg.Limits.ReadyTimeout))
+	s.serve(conn, r, s.cfg.Limits.ReadyTimeout)
+}
+
+// servePost is ServeHTTP for a connection that POST requests make.
+func (s *Server) servePost(conn *postconn.Conn, r *http.Request) {
+	defer s.leave()
+	if s.serve(conn, r, postReady*s.cfg.Limits.ReadyTimeout) {
+		conn.Established()
+	}
+}
+
+// serve does the inner handshake on a carrier whose first request was r, and
+// hands over what comes of it.
+func (s *Server) serve(conn net.Conn, r *http.Request, bound time.Duration) (ready bool) {
+	ctx, cancel := context.WithTimeoutCause(s.ctx, bound, fmt.Errorf("not ready within %s", bound))
 	defer cancel()
-	sess, err := session.Server(ctx, conn, &session.Config{
+	in, err := session.Accept(ctx, conn, &session.Config{
 		TLS: s.cfg.TLS, Mux: s.cfg.Mux, Logger: s.cfg.Logger.With("remote", r.RemoteAddr),
-		Streams: s.cfg.Limits.Streams, Keepalive: s.cfg.Limits.Keepalive,
+		Streams: s.cfg.Limits.Streams, Keepalive: s.cfg.Limits.Keepalive, HTTP: s.hosted != nil, Queue: s.cfg.Queue,
 		Admit: func(cs tls.ConnectionState, hello *Hello) (string, error) {
 			markIntercepted(hello.Outer, r.TLS)
-			return s.cfg.Identify(cs)
+			if len(s.anchors) == 0 && hello.Outer != nil {
+				hello.Outer = hello.Outer.WithoutDER() // nothing will be chosen by it
+			}
+			device, err := s.cfg.Identify(cs)
+			if err == nil {
+				err = proto.CheckName(device)
+			}
+			if err != nil {
+				return "", fmt.Errorf("device id: %w", err)
+			}
+			return device, nil
 		},
 	})
+	if err == nil && in.IsHTTP() {
+		var peer *httpPeer
+		if peer, err = newHTTPPeer(ctx, in); err == nil {
+			return s.adoptHTTP(peer, r.RemoteAddr)
+		}
+	}
 	if err != nil {
 		s.refused(r.RemoteAddr, err)
-		return
+		return false
 	}
-	s.adopt(sess, r.RemoteAddr)
+	sess, err := in.Session(ctx)
+	if err != nil {
+		s.refused(r.RemoteAddr, err)
+		return false
+	}
+	return s.adopt(sess, r.RemoteAddr)
 }
 
 // enter admits a request to the costly part, or answers it.
 func (s *Server) enter(w http.ResponseWriter) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed || s.halfOpen >= s.cfg.Limits.HalfOpen || len(s.live) >= s.cfg.Limits.Sessions {
+	if s.closed || s.halfOpen >= s.cfg.Limits.HalfOpen || len(s.live)+s.httpPeers >= s.cfg.Limits.Sessions {
 		w.Header().Set("Retry-After", fmt.Sprint(int(retryAfter.Seconds())))
 		http.Error(w, "atls-ws: no room for a further session now", http.StatusServiceUnavailable)
 		return false
@@ -140,21 +202,22 @@ func markIntercepted(r *OuterReport, outer *tls.ConnectionState) {
 		return
 	}
 	theirs := r.Exporter
-	r.Intercepted, r.Exporter = false, nil // nobody needs the value any more
+	r.Intercepted, r.Compared, r.Exporter = false, false, nil // nobody needs the value any more
 	if outer == nil || len(theirs) == 0 {
 		return
 	}
 	ours, err := outer.ExportKeyingMaterial("EXPORTER-Channel-Binding", nil, 32)
+	r.Compared = true
 	r.Intercepted = err != nil || subtle.ConstantTimeCompare(ours, theirs) != 1
 }
 
 // adopt makes a ready session the device's and follows it to its end.
-func (s *Server) adopt(sess *Session, remote string) {
+func (s *Server) adopt(sess *Session, remote string) bool {
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
 		_ = sess.Close()
-		return
+		return false
 	}
 	s.live[sess] = struct{}{}
 	s.wg.Add(1)
@@ -168,20 +231,28 @@ func (s *Server) adopt(sess *Session, remote string) {
 			attrs = append(attrs, "outer_issuer", o.Chain[0].Issuer)
 		}
 	}
+	if sess.Hello().Probe {
+		log.Info("device probes the path", attrs...)
+		go func() {
+			defer s.wg.Done()
+			s.endProbe(sess)
+		}()
+		return true
+	}
 	log.Info("device connected", attrs...)
 	old := s.registry.put(sess)
 	if s.cfg.Hooks.Connected != nil {
 		s.cfg.Hooks.Connected(sess)
 	}
+	for _, o := range old {
+		log.Info("newer session of the device replaces the old", "old", o.ID())
+		s.wg.Go(func() { bye(o, proto.Replaced, "a newer session of this device took over") })
+	}
 	go func() {
 		defer s.wg.Done()
-		if old != nil {
-			log.Info("newer session of the device replaces the old", "old", old.ID())
-			bye(old, proto.Replaced, "a newer session of this device took over")
-		}
 		<-sess.Done()
+		s.registry.remove(sess) // before Close, which waits for signal handlers
 		_ = sess.Close()
-		s.registry.remove(sess)
 		s.mu.Lock()
 		delete(s.live, sess)
 		s.mu.Unlock()
@@ -190,6 +261,49 @@ func (s *Server) adopt(sess *Session, remote string) {
 			s.cfg.Hooks.Disconnected(sess, sess.Err())
 		}
 	}()
+	return true
+}
+
+// adoptHTTP hands a connection of atls-http/1 to the hosted handler and follows
+// it to its end.
+func (s *Server) adoptHTTP(p *httpPeer, remote string) bool {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		_ = p.Close()
+		return false
+	}
+	s.httpPeers++
+	s.wg.Add(1)
+	s.mu.Unlock()
+	log := s.cfg.Logger.With("device", p.device, "protocol", proto.ALPNHTTP)
+	log.Info("device connected", "remote", remote)
+	if !s.hosted.peers.offer(p) {
+		_ = p.Close()
+	}
+	go func() {
+		defer s.wg.Done()
+		<-p.ended
+		s.mu.Lock()
+		s.httpPeers--
+		s.mu.Unlock()
+		log.Info("device disconnected")
+	}()
+	return true
+}
+
+// endProbe waits for a device that only wanted to see Ready to go.
+func (s *Server) endProbe(sess *Session) {
+	timer := time.NewTimer(probeTimeout)
+	defer timer.Stop()
+	select {
+	case <-sess.Done():
+	case <-timer.C:
+	}
+	_ = sess.Close()
+	s.mu.Lock()
+	delete(s.live, sess)
+	s.mu.Unlock()
 }
 
 func bye(sess *Session, code session.Code, text string) {
@@ -283,9 +397,10 @@ func (s *Server) Close() error {
 		closing.Go(func() { bye(sess, proto.Closing, "the server is shutting down") })
 	}
 	closing.Wait()
-	s.wg.Wait()
 	if s.hosted != nil {
 		s.hosted.close()
 	}
+	_ = s.post.Close()
+	s.wg.Wait()
 	return nil
 }

@@ -3,6 +3,7 @@ package server_test
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -80,6 +81,11 @@ func (s *site) dial(tb testing.TB, c *client.Config) *client.Session {
 	tb.Cleanup(func() { _ = sess.Close() })
 	eventually(tb, func() bool { _, ok := s.srv.Registry().Get(sess.Device()); return ok })
 	return sess
+}
+
+// roots trust the site's outer certificate.
+func (s *site) roots() *x509.CertPool {
+	return s.web.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
 }
 
 func eventually(tb testing.TB, cond func() bool) {
@@ -216,18 +222,18 @@ func TestOuterVerifyRefusesAnUnknownChain(t *testing.T) {
 	s := newSite(t, &server.Config{})
 	cfg := s.config(t, "device-1")
 	cfg.Outer = &client.OuterConfig{Policy: client.OuterVerify}
-	var up *client.UpgradeError
+	var up *client.CarrierError
 	if _, err := client.Dial(t.Context(), cfg); !errors.As(err, &up) || !strings.Contains(err.Error(), "unknown authority") {
 		t.Error(err)
 	}
-	cfg.Outer.Roots = s.web.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
+	cfg.Outer.Roots = s.roots()
 	s.dial(t, cfg)
 }
 
 func TestFullServerAnswers503(t *testing.T) {
 	s := newSite(t, &server.Config{Limits: server.Limits{Sessions: 1}})
 	s.dial(t, s.config(t, "device-1"))
-	var up *client.UpgradeError
+	var up *client.CarrierError
 	if _, err := client.Dial(t.Context(), s.config(t, "device-2")); !errors.As(err, &up) || up.StatusCode != 503 || up.RetryAfter != 10*time.Second {
 		t.Error(err)
 	}
@@ -260,7 +266,7 @@ func TestShutdownDrainsAndCloses(t *testing.T) {
 	if err := s.srv.Shutdown(ctx); err != nil {
 		t.Fatal(err)
 	}
-	var up *client.UpgradeError
+	var up *client.CarrierError
 	if _, err := client.Dial(t.Context(), s.config(t, "device-1")); !errors.As(err, &up) || up.StatusCode != 503 {
 		t.Error(err)
 	}
@@ -340,4 +346,57 @@ func TestDialDeviceStreamHasHalfClose(t *testing.T) {
 		t.Errorf("%q, %v", data, err)
 	}
 	_ = conn.Close()
+}
+
+// A handler that does not look at its context holds up its session's Close, and
+// nothing else: a device that is gone is not connected, a newer session is.
+func TestAHungHandlerHoldsUpItsOwnSessionOnly(t *testing.T) {
+	mux := new(server.Mux)
+	entered, release := make(chan struct{}, 2), make(chan struct{})
+	mux.OnSignal("hang", func(context.Context, server.Signal) (string, error) {
+		entered <- struct{}{}
+		<-release
+		return "", nil
+	})
+	s := newSite(t, &server.Config{Mux: mux})
+	defer close(release)
+	cfg := s.config(t, "device-1")
+	cfg.Mux.OnSignal("greet", func(context.Context, client.Signal) (string, error) { return "hello", nil })
+	hang := func(sess *client.Session) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go func() { <-entered; cancel() }()
+		if _, err := sess.Signal(ctx, client.Signal{Name: "hang"}); !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	}
+	first := s.dial(t, cfg)
+	hang(first)
+	second := s.dial(t, cfg)
+	<-first.Done()
+	eventually(t, func() bool {
+		r, err := s.srv.Push(t.Context(), "device-1", server.Signal{Name: "greet"})
+		return err == nil && r == "hello"
+	})
+	hang(second)
+	_ = second.Close()
+	eventually(t, func() bool {
+		_, err := s.srv.Push(t.Context(), "device-1", server.Signal{Name: "greet"})
+		return errors.Is(err, server.ErrNotConnected)
+	})
+}
+
+func TestAnIdentityThatIsNoNameIsRefused(t *testing.T) {
+	id := ""
+	s := newSite(t, &server.Config{Identify: func(tls.ConnectionState) (string, error) { return id, nil }})
+	for _, id = range []string{"", "a b", "a\x1b[2Jb"} {
+		sess, err := client.Dial(t.Context(), s.config(t, "device-1"))
+		var refused *client.RefusedError
+		if !errors.As(err, &refused) || refused.Code != client.NotAllowed {
+			t.Errorf("%q: %v", id, err)
+		}
+		if err == nil {
+			_ = sess.Close()
+		}
+	}
 }

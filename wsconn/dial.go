@@ -117,7 +117,6 @@ func (d *dialer) RoundTrip(r *http.Request) (*http.Response, error) {
 func (d *dialer) upgradeError(ctx context.Context, err error) error {
 	var up *UpgradeError
 	if errors.As(err, &up) {
-		up.Op = op
 		return up
 	}
 	var ue *url.Error

@@ -53,10 +53,12 @@ func outerWords(d admin.Device) string {
 		return "no TLS"
 	}
 	switch issuer := d.Outer.Chain[0].Issuer; {
-	case d.Outer.Intercepted && d.Outer.Verified:
-		return "intercepted by " + issuer + ", verified"
 	case d.Outer.Intercepted:
-		return "intercepted by " + issuer
+		words := fmt.Sprintf("intercepted by %s (%d of %d sessions)", issuer, d.Counts.Intercepted, d.Counts.Sessions)
+		if d.Outer.Verified {
+			words += ", verified"
+		}
+		return words
 	case d.Outer.Verified:
 		return "verified"
 	default:

@@ -48,21 +48,23 @@ func TestExplainAlwaysHasANextStep(t *testing.T) {
 	cfg := config.DefaultDevice()
 	cfg.URL, cfg.Inner.CA, cfg.Inner.Cert = "https://h", "ca.pem", "d.pem"
 	for want, err := range map[string]error{
-		"at this path":        &client.UpgradeError{StatusCode: 404, Err: errors.New("x")},
-		"removes the":         &client.UpgradeError{StatusCode: 426, Err: errors.New("x")},
-		"wants a login":       &client.UpgradeError{StatusCode: 407, Err: errors.New("x")},
-		"no room":             &client.UpgradeError{StatusCode: 503, Err: errors.New("x")},
-		"behind it does not":  &client.UpgradeError{StatusCode: 502, Err: errors.New("x")},
-		"is refused":          &client.UpgradeError{StatusCode: 418, Err: errors.New("x")},
-		"no atls-ws server":   &client.UpgradeError{StatusCode: 101, Err: errors.New("subprotocol")},
-		"no connection to":    &client.UpgradeError{Err: errors.New("x")},
-		"client CA":           &client.AlertError{Err: errors.New("remote error: tls: unknown certificate authority")},
-		"expired":             &client.AlertError{Err: errors.New("remote error: tls: expired certificate")},
-		"does not accept":     &client.AlertError{Err: errors.New("remote error: tls: bad certificate")},
-		"took over":           fmt.Errorf("%w: %w", client.ErrPeerGone, client.ErrReplaced),
-		"refuses the session": &client.RefusedError{Code: client.NotAllowed, Text: "x"},
-		"shuts down":          client.ErrDraining,
-		"silent":              client.ErrDead,
+		"at this path":                     &client.CarrierError{StatusCode: 404, Err: errors.New("x")},
+		"removes the":                      &client.CarrierError{StatusCode: 426, Err: errors.New("x")},
+		"wants a login":                    &client.CarrierError{StatusCode: 407, Err: errors.New("x")},
+		"no room":                          &client.CarrierError{StatusCode: 503, Err: errors.New("x")},
+		"behind it does not":               &client.CarrierError{StatusCode: 502, Err: errors.New("x")},
+		"upgrade is refused":               &client.CarrierError{Op: "websocket upgrade", StatusCode: 418, Err: errors.New("x")},
+		"no atls-ws server":                &client.CarrierError{StatusCode: 101, Err: errors.New("subprotocol")},
+		"no connection to":                 &client.CarrierError{Err: errors.New("x")},
+		"WebSocket: a box between removes": &client.CarriersError{WebSocket: &client.CarrierError{StatusCode: 426}, POST: &client.CarrierError{StatusCode: 404}},
+		"neither WebSocket nor POST":       &client.CarriersError{WebSocket: &client.CarrierError{StatusCode: 404}, POST: &client.CarrierError{StatusCode: 404}},
+		"client CA":                        &client.AlertError{Err: errors.New("remote error: tls: unknown certificate authority")},
+		"expired":                          &client.AlertError{Err: errors.New("remote error: tls: expired certificate")},
+		"does not accept":                  &client.AlertError{Err: errors.New("remote error: tls: bad certificate")},
+		"took over":                        fmt.Errorf("%w: %w", client.ErrPeerGone, client.ErrReplaced),
+		"refuses the session":              &client.RefusedError{Code: client.NotAllowed, Text: "x"},
+		"shuts down":                       client.ErrDraining,
+		"silent":                           client.ErrDead,
 	} {
 		message, next := words(explain(err, cfg))
 		if !strings.Contains(message, want) || next == "" {
@@ -77,13 +79,13 @@ func TestExplainAlwaysHasANextStep(t *testing.T) {
 func TestOuterWords(t *testing.T) {
 	chain := []session.OuterCert{{Issuer: "CN=Box"}}
 	for want, r := range map[string]*session.OuterReport{
-		"no TLS":                          nil,
-		"verified":                        {Verified: true, Chain: chain},
-		"not verified: issuer CN=Box":     {Chain: chain},
-		"intercepted by CN=Box":           {Intercepted: true, Chain: chain},
-		"intercepted by CN=Box, verified": {Intercepted: true, Verified: true, Chain: chain},
+		"no TLS":                      nil,
+		"verified":                    {Verified: true, Chain: chain},
+		"not verified: issuer CN=Box": {Chain: chain},
+		"intercepted by CN=Box (1 of 2 sessions)":           {Intercepted: true, Chain: chain},
+		"intercepted by CN=Box (1 of 2 sessions), verified": {Intercepted: true, Verified: true, Chain: chain},
 	} {
-		if got := outerWords(admin.Device{Outer: r}); got != want {
+		if got := outerWords(admin.Device{Outer: r, Counts: admin.OuterCounts{Sessions: 2, Intercepted: 1}}); got != want {
 			t.Errorf("%q, want %q", got, want)
 		}
 	}

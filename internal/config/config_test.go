@@ -29,7 +29,7 @@ func TestMinimalDeviceHasDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d.Inner.ServerName != "atls-ws" || d.Outer.Policy != PolicyReport || d.Log != defaultLog() {
+	if d.Inner.ServerName != "atls-ws" || d.Carrier != CarrierAuto || d.Outer.Policy != "" || d.Log != defaultLog() {
 		t.Errorf("defaults: %+v", d)
 	}
 	if want := filepath.Join(filepath.Dir(path), "c"); d.Inner.Cert != want {
@@ -111,9 +111,9 @@ FILE: inner.client_ca: missing`},
 		{"tab", device, "\turl: x\n", "FILE:1: found character that cannot start any token"},
 		{"two documents", device, minimalDevice + "---\nurl: x\n", "FILE: expected single document, found multiple"},
 		{"duplicate key", device, minimalDevice + "url: https://i\n", "FILE:3: url: is already on line 1"},
-		{"not a mapping", device, "- a\n", "FILE:1: want a mapping with the keys inner, log, outer, proxy, services, signals, url"},
+		{"not a mapping", device, "- a\n", "FILE:1: want a mapping with the keys carrier, inner, log, outer, proxy, services, signals, url"},
 		{"unknown keys at all depths", device, "url: https://h\ntone: red\ninner: {cert: c, key: k, ca: a, crt: x}\nsignals:\n  a:\n    command: [b]\n    tiemout: 3s\n",
-			`FILE:2: tone: unknown key, want inner, log, outer, proxy, services, signals, url
+			`FILE:2: tone: unknown key, want carrier, inner, log, outer, proxy, services, signals, url
 FILE:3: inner.crt: unknown key, want ca, cert, key, server_name
 FILE:7: signals.a.tiemout: unknown key, want command, timeout`},
 		{"a misread field is one problem", device, "url: https://h\ninner: 3\n", "FILE:2: inner: want a mapping with the keys ca, cert, key, server_name"},
@@ -122,17 +122,18 @@ FILE:7: signals.a.tiemout: unknown key, want command, timeout`},
 FILE:5: signals.a.command: want a list such as [a, b]
 FILE:6: signals.b.timeout: want a duration such as 30s or 5m
 FILE:7: signals.d.timeout: want a duration such as 30s or 5m`},
-		{"device values", device, "url: ftp://h\ninner: {cert: c, key: k, ca: a, server_name: ''}\nouter:\n  policy: lax\nproxy: https://user:secret@\nservices:\n  a: udp://h:1\n  b c: tcp://h:1\nsignals:\n  d: {}\n  e: {command: [f], timeout: -1s}\nlog:\n  level: loud\n  format: xml\n",
+		{"device values", device, "url: ftp://h\ninner: {cert: c, key: k, ca: a, server_name: ''}\nouter:\n  policy: lax\n  pins: [sha256/AAAA]\nproxy: https://user:secret@\nservices:\n  a: udp://h:1\n  b c: tcp://h:1\nsignals:\n  d: {}\n  e: {command: [f], timeout: -1s}\nlog:\n  level: loud\n  format: xml\n",
 			`FILE:1: url: want a URL that begins with https://, wss://, http://, ws://
 FILE:2: inner.server_name: missing
-FILE:4: outer.policy: "lax" is not one of report, verify
-FILE:5: proxy: the host is missing
-FILE:7: services.a: target "udp://h:1": scheme "udp" is not tcp, unix or http
-FILE:8: services.b c: name "b c": byte 1 is not printable ASCII
-FILE:10: signals.d.command: missing: name a program, for example [sh, -c, "cat"]
-FILE:11: signals.e.timeout: must not be negative
-FILE:13: log.level: "loud" is not one of debug, info, warn, error
-FILE:14: log.format: "xml" is not one of text, json`},
+FILE:4: outer.policy: "lax" is not one of report, verify, pin
+FILE:5: outer.pins: "sha256/AAAA" is not sha256/ and the base64 of 32 bytes
+FILE:6: proxy: the host is missing
+FILE:8: services.a: target "udp://h:1": scheme "udp" is not tcp, unix or http
+FILE:9: services.b c: name "b c": byte 1 is not printable ASCII
+FILE:11: signals.d.command: missing: name a program, for example [sh, -c, "cat"]
+FILE:12: signals.e.timeout: must not be negative
+FILE:14: log.level: "loud" is not one of debug, info, warn, error
+FILE:15: log.format: "xml" is not one of text, json`},
 		{"server values", server, "listen: nowhere\nouter:\n  cert: x\npath: atls/\ninner: {cert: c, key: k, client_ca: a, identity: mac}\nlimits:\n  sessions: -1\n  streams: many\n  keepalive: 50s\norigins: [example.com]\n",
 			`FILE:1: listen: want host:port
 FILE:2: outer.key: missing
@@ -142,6 +143,9 @@ FILE:7: limits.sessions: must not be negative
 FILE:8: limits.streams: want a whole number
 FILE:9: limits.keepalive: must be under 50s: proxies cut connections that are idle for longer
 FILE:10: origins: "example.com" is not an origin such as https://console.example.com`},
+		{"keepalive and reserved name", server, "inner: {cert: c, key: k, client_ca: a}\nservices:\n  signals: tcp://h:1\nlimits: {keepalive: 10ms}\n",
+			`FILE:3: services.signals: this name is reserved for the signals themselves
+FILE:4: limits.keepalive: must be at least 1s, or 0 for the default: devices ping no faster, and the server would call them dead`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

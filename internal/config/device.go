@@ -13,6 +13,15 @@ const (
 	PolicyReport = "report"
 	// PolicyVerify refuses an outer certificate that does not verify.
 	PolicyVerify = "verify"
+	// PolicyPin refuses an outer chain without one of the pinned keys.
+	PolicyPin = "pin"
+)
+
+// Carriers of a device.
+const (
+	CarrierAuto      = "auto"      // WebSocket, or POST where that does not get through
+	CarrierWebSocket = "websocket" // nothing else
+	CarrierPOST      = "post"      // nothing else
 )
 
 // DefaultCommandTimeout bounds a signal's command that sets no timeout.
@@ -22,12 +31,14 @@ const DefaultCommandTimeout = 30 * time.Second
 type Device struct {
 	// URL of the server: https, wss, http or ws. Required.
 	URL string `yaml:"url"`
+	// Carrier is how the inner TLS travels.
+	Carrier string `yaml:"carrier"`
 	// Inner is the end-to-end TLS. Required.
 	Inner DeviceInner `yaml:"inner"`
 	// Outer is the TLS to whoever answers.
 	Outer DeviceOuter `yaml:"outer"`
 	// Proxy is the URL of the proxy, "direct" for none, or empty for the
-	// environment's (HTTPS_PROXY and so on).
+	// environment's (HTTPS_PROXY, ALL_PROXY, NO_PROXY).
 	Proxy string `yaml:"proxy"`
 	// Services maps the name of a service that the server may reach to its
 	// target; see ParseTarget.
@@ -54,11 +65,15 @@ type DeviceInner struct {
 
 // DeviceOuter says how a device treats the outer certificate.
 type DeviceOuter struct {
-	// Policy is PolicyReport or PolicyVerify.
+	// Policy is PolicyReport, PolicyVerify or PolicyPin. Empty: verify where Roots
+	// is set, else report.
 	Policy string `yaml:"policy"`
 	// Roots is a PEM file of authorities for the outer certificate, beside the
 	// system's. Never trusted inside.
 	Roots string `yaml:"roots"`
+	// Pins are the keys for PolicyPin, of the server or of an authority of its
+	// chain: sha256/ and the base64 of the sum of the SubjectPublicKeyInfo.
+	Pins []string `yaml:"pins"`
 }
 
 // Command handles one kind of signal: the signal's data is its standard input,
@@ -74,9 +89,9 @@ type Command struct {
 // DefaultDevice returns the configuration of an empty file.
 func DefaultDevice() *Device {
 	return &Device{
-		Inner: DeviceInner{ServerName: "atls-ws"},
-		Outer: DeviceOuter{Policy: PolicyReport},
-		Log:   defaultLog(),
+		Inner:   DeviceInner{ServerName: "atls-ws"},
+		Carrier: CarrierAuto,
+		Log:     defaultLog(),
 	}
 }
 
@@ -123,7 +138,15 @@ func (d *Device) Validate() error {
 	c.required("inner.key", d.Inner.Key)
 	c.required("inner.ca", d.Inner.CA)
 	c.required("inner.server_name", d.Inner.ServerName)
-	c.oneOf("outer.policy", d.Outer.Policy, PolicyReport, PolicyVerify)
+	c.oneOf("carrier", d.Carrier, CarrierAuto, CarrierWebSocket, CarrierPOST)
+	if d.Outer.Policy != "" {
+		c.oneOf("outer.policy", d.Outer.Policy, PolicyReport, PolicyVerify, PolicyPin)
+	}
+	if _, err := d.Outer.pins(); err != nil {
+		c.add("outer.pins", err.Error())
+	} else if d.Outer.Policy == PolicyPin && len(d.Outer.Pins) == 0 {
+		c.add("outer.pins", "missing: policy pin needs keys")
+	}
 	if d.Proxy != "" && d.Proxy != ProxyDirect {
 		c.url("proxy", d.Proxy, "http", "https", "socks5", "socks5h")
 	}

@@ -1,14 +1,17 @@
 package config
 
 import (
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
 
+	"github.com/atls-ws/atls-ws/internal/outer"
 	"github.com/atls-ws/atls-ws/internal/pki"
 )
 
@@ -20,6 +23,7 @@ const (
 	nextServer = "make one with \"atls-ws pki server\""
 	nextCA     = "it is the ca.pem that \"atls-ws pki init\" made"
 	nextOuter  = "have the public certificate renewed or name the right file"
+	nextRoots  = "get it with \"atls-ws bootstrap --out FILE\", or ask the owner of the network for its CA in PEM"
 )
 
 // TLS loads the files of the inner TLS. It reports everything that is wrong
@@ -38,6 +42,20 @@ func (d *Device) TLS() (*tls.Config, error) {
 	}, nil
 }
 
+// LookTLS is TLS for a look at the server: what is not configured is left out,
+// and nothing is made of it but a handshake.
+func (d *Device) LookTLS() (*tls.Config, error) {
+	if d.Inner.Cert != "" {
+		return d.TLS()
+	}
+	c := &tls.Config{MinVersion: tls.VersionTLS13, ServerName: d.Inner.ServerName}
+	var err error
+	if d.Inner.CA != "" {
+		c.RootCAs, err = loadPool(d.Inner.CA, nextCA, nil)
+	}
+	return c, err
+}
+
 // OuterRoots returns the system's authorities with those of the outer roots
 // file, or nil when no file is set: the system's alone.
 func (d *Device) OuterRoots() (*x509.CertPool, error) {
@@ -48,14 +66,29 @@ func (d *Device) OuterRoots() (*x509.CertPool, error) {
 	if err != nil {
 		pool = x509.NewCertPool() // a small device may have none
 	}
-	return loadPool(d.Outer.Roots, "ask the owner of the network for its CA in PEM", pool)
+	return loadPool(d.Outer.Roots, nextRoots, pool)
+}
+
+// OuterPins are the sums of Outer.Pins.
+func (d *Device) OuterPins() ([][sha256.Size]byte, error) { return d.Outer.pins() }
+
+func (o *DeviceOuter) pins() (pins [][sha256.Size]byte, err error) {
+	for _, p := range o.Pins {
+		text, ok := strings.CutPrefix(p, "sha256/")
+		sum, err := base64.StdEncoding.DecodeString(text)
+		if !ok || err != nil || len(sum) != sha256.Size {
+			return nil, fmt.Errorf("%q is not sha256/ and the base64 of 32 bytes", p)
+		}
+		pins = append(pins, [sha256.Size]byte(sum))
+	}
+	return pins, nil
 }
 
 // ProxyFunc returns the choice of proxy in the form that client.Config takes.
 func (d *Device) ProxyFunc() (func(*http.Request) (*url.URL, error), error) {
 	switch d.Proxy {
 	case "":
-		return http.ProxyFromEnvironment, nil
+		return outer.Environment, nil
 	case ProxyDirect:
 		return func(*http.Request) (*url.URL, error) { return nil, nil }, nil
 	}
@@ -72,8 +105,8 @@ func (d *Device) Check() error {
 		return err
 	}
 	_, inner := d.TLS()
-	_, outer := d.OuterRoots()
-	return errors.Join(inner, outer)
+	_, roots := d.OuterRoots()
+	return errors.Join(inner, roots)
 }
 
 // TLS loads the files of the inner TLS. It reports everything that is wrong
@@ -147,5 +180,6 @@ func (s *Server) Check() error {
 	}
 	_, inner := s.TLS()
 	_, outer := s.OuterTLS()
-	return errors.Join(inner, outer)
+	_, anchors := s.AnchorSets()
+	return errors.Join(inner, outer, anchors)
 }

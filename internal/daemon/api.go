@@ -18,13 +18,14 @@ import (
 // api is the admin API; package admin says what it serves.
 type api struct {
 	server *server.Server
+	outer  *outerCounts
 	log    *slog.Logger
 	http   *http.Server
 	streams
 }
 
-func newAPI(s *server.Server, log *slog.Logger) *api {
-	return &api{server: s, log: log}
+func newAPI(s *server.Server, outer *outerCounts, log *slog.Logger) *api {
+	return &api{server: s, outer: outer, log: log}
 }
 
 func (a *api) routes() http.Handler {
@@ -42,12 +43,11 @@ func (a *api) devices(w http.ResponseWriter, _ *http.Request) {
 		hello := s.Hello()
 		d := admin.Device{
 			Device: s.Device(), Session: s.ID(), Since: s.Opened().UTC(), Address: s.RemoteAddr().String(),
-			Carrier: hello.Carrier, Software: hello.Software, Services: hello.Services,
+			Carrier: hello.Carrier, Software: hello.Software, Services: hello.Services, Counts: a.outer.of(s.Device()),
 		}
 		if hello.Outer != nil {
-			outer := *hello.Outer
-			outer.Exporter = nil // says nothing to a person
-			d.Outer = &outer
+			d.Outer = hello.Outer.WithoutDER()
+			d.Outer.Exporter = nil // says nothing to a person
 		}
 		all = append(all, d)
 	}

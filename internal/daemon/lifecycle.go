@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -22,6 +24,7 @@ type daemon struct {
 	log      *slog.Logger
 	server   *server.Server
 	services *expose.Services
+	counts   outerCounts
 	outer    *http.Server
 	admin    *api
 	wg       sync.WaitGroup
@@ -39,13 +42,21 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server) error {
 	if err != nil {
 		return err
 	}
+	sets, err := cfg.AnchorSets()
+	if err != nil {
+		return err
+	}
 	mux := new(server.Mux)
 	c := &server.Config{
 		TLS: inner, Identify: cfg.Identify(), Mux: mux, Origins: cfg.Origins, Logger: d.log,
+		Hooks: server.Hooks{Connected: d.counts.connected},
 		Limits: server.Limits{
 			Sessions: cfg.Limits.Sessions, HalfOpen: cfg.Limits.HalfOpen, Streams: cfg.Limits.Streams,
 			ReadyTimeout: cfg.Limits.ReadyTimeout, Keepalive: cfg.Limits.Keepalive,
 		},
+	}
+	for _, name := range slices.Sorted(maps.Keys(sets)) {
+		c.Anchors = append(c.Anchors, server.AnchorSet{Name: name, Certificates: sets[name]})
 	}
 	if _, taken := cfg.Services[server.ServiceHTTP]; !taken {
 		c.Handler = http.HandlerFunc(status)
@@ -69,10 +80,11 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server) error {
 	routes := http.NewServeMux()
 	routes.Handle(cfg.Path, d.server)
 	d.outer = d.httpServer(routes)
+	d.outer.ReadTimeout = readTimeout // net/http waits for a body also where nobody reads it
 	if outer != nil {
 		d.outerListener = tls.NewListener(d.outerListener, outer)
 	}
-	d.admin = newAPI(d.server, d.log)
+	d.admin = newAPI(d.server, &d.counts, d.log)
 	d.admin.http = d.httpServer(d.admin.routes())
 	return nil
 }

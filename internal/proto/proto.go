@@ -13,7 +13,8 @@ import (
 // Inner ALPN names. Neither h2 nor http/1.1 is ever offered inside: a box could
 // splice such a session to an ordinary HTTPS server.
 const (
-	ALPNMux = "atls-mux/1" // yamux; the device is the yamux client
+	ALPNMux  = "atls-mux/1"  // yamux; the device is the yamux client
+	ALPNHTTP = "atls-http/1" // one HTTP/1.1 connection to the server's Handler
 )
 
 // ServiceSignals is the reserved service that carries signals.

@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -30,7 +31,10 @@ type Config struct {
 	Streams   int           // the peer's open streams; 0: DefaultStreams
 	Keepalive time.Duration // server: interval of pings; 0: DefaultKeepalive. The client learns it
 
-	Hello Hello // client: what it says of itself
+	Hello   func() Hello // client: what it says of itself, asked for when the handshake is done; nil: nothing
+	Applied *Applied     // client: what it has handled; nil: signals that come again are handled again
+	Queue   string       // server: names the queue that signals with a Seq come from
+	HTTP    bool         // server: take peers of atls-http/1 too
 	// Admit is the server's decision on a peer whose certificate is verified. It
 	// returns the device's id, or an error: a *RefusedError goes to the peer as it
 	// is, any other as not allowed with its text. It may complete the Hello.
@@ -55,10 +59,10 @@ func (c *Config) complete() *Config {
 }
 
 // tighten clones an inner configuration and sets what is not negotiable.
-func tighten(c *tls.Config) *tls.Config {
+func tighten(c *tls.Config, protocols ...string) *tls.Config {
 	t := c.Clone()
 	t.MinVersion, t.MaxVersion = tls.VersionTLS13, 0
-	t.NextProtos = []string{proto.ALPNMux}
+	t.NextProtos = protocols
 	t.DynamicRecordSizingDisabled = true
 	return t
 }
@@ -104,13 +108,14 @@ func Client(ctx context.Context, conn net.Conn, c *Config) (*Session, error) {
 	cfg := c.complete()
 	limited := &limitedConn{Conn: conn}
 	limited.left.Store(maxBeforeReady)
-	t := tighten(cfg.TLS)
+	t := tighten(cfg.TLS, proto.ALPNMux)
 	if t.GetClientCertificate == nil {
 		// crypto/tls holds back a certificate that the server's CA list does not
 		// name; the server could then only say that none came.
 		t.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &t.Certificates[0], nil }
 	}
 	tc := tls.Client(limited, t)
+	var hello Hello
 	var ready *proto.Ready
 	err := greet(ctx, conn, func() error {
 		if err := tc.HandshakeContext(ctx); err != nil {
@@ -119,10 +124,22 @@ func Client(ctx context.Context, conn net.Conn, c *Config) (*Session, error) {
 		if p := tc.ConnectionState().NegotiatedProtocol; p != proto.ALPNMux {
 			return fmt.Errorf("inner handshake: server negotiated ALPN %q, want %q", p, proto.ALPNMux)
 		}
-		hello := cfg.Hello
+		if cfg.Hello != nil {
+			hello = cfg.Hello()
+		}
 		hello.Version = proto.Version
 		hello.Services = cfg.Mux.Services()
-		if err := proto.WriteJSON(tc, &hello); err != nil {
+		if cfg.Applied != nil {
+			if p := cfg.Applied.position(); p.Queue != "" {
+				hello.Applied = &p
+			}
+		}
+		err := proto.WriteJSON(tc, &hello)
+		if errors.Is(err, proto.ErrTooLarge) && hello.Outer != nil {
+			hello.Outer = hello.Outer.WithoutDER() // the server can do without
+			err = proto.WriteJSON(tc, &hello)
+		}
+		if err != nil {
 			return fmt.Errorf("hello: %w", remoteAlert(err))
 		}
 		var g proto.Greeting
@@ -145,31 +162,108 @@ func Client(ctx context.Context, conn net.Conn, c *Config) (*Session, error) {
 	if k := ready.Keepalive; k >= time.Second && k <= 5*time.Minute {
 		cfg.Keepalive = k
 	}
-	return newSession(cfg, tc, conn, true, ready, cfg.Hello), nil
+	return newSession(cfg, tc, conn, true, ready, hello), nil
 }
 
 // Server makes the server's end of a session on conn, which it then owns: on
 // an error it is closed, after the peer has been told. ctx bounds the making,
 // not the session.
 func Server(ctx context.Context, conn net.Conn, c *Config) (*Session, error) {
+	in, err := Accept(ctx, conn, c)
+	if err != nil {
+		return nil, err
+	}
+	return in.Session(ctx)
+}
+
+// Inner is a verified inner TLS connection on the server, before it is known
+// what it will be. Session or HTTP makes it that, and takes it over.
+type Inner struct {
+	cfg     *Config
+	conn    *tls.Conn
+	limited *limitedConn
+	carrier net.Conn
+}
+
+// Accept does the server's inner handshake on conn, which it then owns. ctx
+// bounds it.
+func Accept(ctx context.Context, conn net.Conn, c *Config) (*Inner, error) {
 	if err := CheckServerTLS(c.TLS); err != nil {
 		_ = conn.Close()
 		return nil, err
 	}
 	cfg := c.complete()
-	limited := &limitedConn{Conn: conn}
-	limited.left.Store(maxBeforeReady)
-	t := tighten(cfg.TLS)
-	t.ClientAuth = tls.RequireAndVerifyClientCert
-	tc := tls.Server(limited, t)
-	var hello Hello
-	ready := &proto.Ready{Session: newID(), Keepalive: cfg.Keepalive, Streams: cfg.Streams}
+	protocols := []string{proto.ALPNMux}
+	if cfg.HTTP {
+		protocols = append(protocols, proto.ALPNHTTP)
+	}
+	in := &Inner{cfg: cfg, carrier: conn, limited: &limitedConn{Conn: conn}}
+	in.limited.left.Store(maxBeforeReady)
+	in.conn = tls.Server(in.limited, tightenServer(cfg.TLS, protocols))
 	err := greet(ctx, conn, func() error {
-		if err := tc.HandshakeContext(ctx); err != nil {
+		if err := in.conn.HandshakeContext(ctx); err != nil {
 			return fmt.Errorf("inner handshake: %w", remoteAlert(err))
 		}
-		if p := tc.ConnectionState().NegotiatedProtocol; p != proto.ALPNMux {
-			return fmt.Errorf("inner handshake: client negotiated ALPN %q, want %q", p, proto.ALPNMux)
+		if p := in.protocol(); !slices.Contains(protocols, p) {
+			return fmt.Errorf("inner handshake: client negotiated ALPN %q, want one of %q", p, protocols)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return in, nil
+}
+
+// tightenServer is tighten for a server. What GetConfigForClient returns is
+// tightened too.
+func tightenServer(c *tls.Config, protocols []string) *tls.Config {
+	t := tighten(c, protocols...)
+	t.ClientAuth = tls.RequireAndVerifyClientCert
+	if get := t.GetConfigForClient; get != nil {
+		t.GetConfigForClient = func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+			c, err := get(h)
+			if c == nil || err != nil {
+				return nil, err
+			}
+			c = tightenServer(c, protocols)
+			c.GetConfigForClient = nil
+			return c, nil
+		}
+	}
+	return t
+}
+
+func (in *Inner) protocol() string { return in.conn.ConnectionState().NegotiatedProtocol }
+
+// IsHTTP says whether the peer negotiated atls-http/1.
+func (in *Inner) IsHTTP() bool { return in.protocol() == proto.ALPNHTTP }
+
+// HTTP admits the peer. The caller owns the connection, on which the peer sends
+// HTTP/1.1 requests. ctx bounds the admission.
+func (in *Inner) HTTP(ctx context.Context) (conn *tls.Conn, device string, err error) {
+	if in.cfg.Admit != nil {
+		err = greet(ctx, in.carrier, func() (err error) {
+			device, err = in.cfg.Admit(in.conn.ConnectionState(), &Hello{})
+			return err
+		})
+		if err != nil {
+			return nil, "", err
+		}
+	}
+	in.limited.left.Store(-1)
+	return in.conn, device, nil
+}
+
+// Session hears the peer's Hello and answers it. On an error the connection is
+// closed, after the peer has been told. ctx bounds the making, not the session.
+func (in *Inner) Session(ctx context.Context) (*Session, error) {
+	cfg, tc := in.cfg, in.conn
+	var hello Hello
+	ready := &proto.Ready{Session: newID(), Keepalive: cfg.Keepalive, Streams: cfg.Streams, Queue: cfg.Queue}
+	err := greet(ctx, in.carrier, func() error {
+		if p := in.protocol(); p != proto.ALPNMux {
+			return fmt.Errorf("client negotiated ALPN %q, want %q", p, proto.ALPNMux)
 		}
 		err := proto.ReadJSON(tc, &hello)
 		switch {
@@ -189,6 +283,9 @@ func Server(ctx context.Context, conn net.Conn, c *Config) (*Session, error) {
 			}
 		}
 		ready.Time = time.Now()
+		if o := hello.Outer; o != nil && o.Compared {
+			ready.Intercepted = &o.Intercepted
+		}
 		if err := proto.WriteJSON(tc, &proto.Greeting{Ready: ready}); err != nil {
 			return fmt.Errorf("ready: %w", err)
 		}
@@ -197,23 +294,33 @@ func Server(ctx context.Context, conn net.Conn, c *Config) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	limited.left.Store(-1)
-	return newSession(cfg, tc, conn, false, ready, hello), nil
+	in.limited.left.Store(-1)
+	return newSession(cfg, tc, in.carrier, false, ready, hello), nil
 }
 
 // greet runs f with ctx bounding its reads and writes, and closes conn when it
-// fails. The error is ctx's when that is why.
+// fails or panics. The error is ctx's, and its cause, when that is why.
 func greet(ctx context.Context, conn net.Conn, f func() error) error {
+	returned := false
+	defer func() {
+		if !returned { // f calls the user's code
+			_ = conn.Close()
+		}
+	}()
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	err := f()
+	returned = true
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
 	if err == nil {
 		return nil
 	}
-	if cause := ctx.Err(); cause != nil && !errors.Is(err, cause) {
-		err = fmt.Errorf("%w: %w", err, cause)
+	if ended := ctx.Err(); ended != nil && !errors.Is(err, ended) {
+		err = fmt.Errorf("%w: %w", err, ended)
+	}
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
+		err = fmt.Errorf("%w: %w", cause, err)
 	}
 	_ = conn.Close()
 	return err

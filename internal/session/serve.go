@@ -45,7 +45,7 @@ func (s *Session) serveFrame(st *Stream, typ byte, body []byte) error {
 		if err != nil {
 			return err
 		}
-		ack := s.handle(&sig)
+		ack := s.handleOnce(&sig)
 		_ = st.SetWriteDeadline(time.Now().Add(ackWriteTimeout))
 		_, err = st.Write(proto.AppendAck(nil, &ack))
 		return err
@@ -72,6 +72,20 @@ func (s *Session) serveFrame(st *Stream, typ byte, body []byte) error {
 		s.fail(fmt.Errorf("%w: %w", ErrPeerGone, err))
 	}
 	return nil // an unknown frame is of a newer version: skipped
+}
+
+// handleOnce is handle, but for a queued signal that was handled before.
+func (s *Session) handleOnce(sig *Signal) proto.Ack {
+	if s.cfg.Applied == nil || sig.Seq == 0 || s.ready.Queue == "" {
+		return s.handle(sig)
+	}
+	p := Position{Queue: s.ready.Queue, Seq: sig.Seq}
+	ack, again := s.cfg.Applied.once(s.ctx, p, s.cfg.Logger, func() proto.Ack { return s.handle(sig) })
+	if again {
+		ack.Text = "handled before"
+	}
+	ack.ID = sig.ID
+	return ack
 }
 
 // handle runs the signal's handler and makes its ack.

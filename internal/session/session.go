@@ -24,6 +24,8 @@ import (
 type (
 	// Hello is what the device says of itself.
 	Hello = proto.Hello
+	// Ready is the server's acceptance.
+	Ready = proto.Ready
 	// OuterReport is what the device met on the outer hop.
 	OuterReport = proto.OuterReport
 	// OuterCert is one certificate of an OuterReport's chain.
@@ -45,8 +47,7 @@ const (
 // methods may be called from any goroutine. Its owner closes it.
 type Session struct {
 	cfg     *Config
-	id      string
-	device  string
+	ready   *Ready
 	hello   Hello
 	state   tls.ConnectionState
 	carrier net.Conn
@@ -75,7 +76,7 @@ type Session struct {
 func newSession(cfg *Config, conn *tls.Conn, carrier net.Conn, isClient bool, ready *proto.Ready, hello Hello) *Session {
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &Session{
-		cfg: cfg, id: ready.Session, device: ready.Device, hello: hello,
+		cfg: cfg, ready: ready, hello: hello,
 		state: conn.ConnectionState(), carrier: carrier, opened: time.Now(),
 		frames: newFrameConn(conn, carrier), cancel: cancel,
 		done: make(chan struct{}), drained: make(chan struct{}),
@@ -127,10 +128,13 @@ func NewContext(ctx context.Context, s *Session) context.Context {
 }
 
 // ID names the session in the logs of both ends.
-func (s *Session) ID() string { return s.id }
+func (s *Session) ID() string { return s.ready.Session }
 
 // Device is the device's id as the server took it from the certificate.
-func (s *Session) Device() string { return s.device }
+func (s *Session) Device() string { return s.ready.Device }
+
+// Ready is what the server said when it accepted the session.
+func (s *Session) Ready() Ready { return *s.ready }
 
 // Hello is what the device said of itself. The caller must not change it.
 func (s *Session) Hello() Hello { return s.hello }
@@ -171,6 +175,9 @@ func (s *Session) ReconnectIn() time.Duration {
 	}
 	return d
 }
+
+// Busy says whether any stream is open, in either direction.
+func (s *Session) Busy() bool { return s.mux.NumStreams() > 0 }
 
 // Streams is how many streams the peer has open.
 func (s *Session) Streams() int { return int(s.inbound.Load()) }
@@ -262,7 +269,7 @@ func (s *Session) accept() {
 // muxError turns the reason for which yamux ended into ours.
 func muxError(err error) error {
 	switch {
-	case errors.Is(err, yamux.ErrInvalidVersion), errors.Is(err, yamux.ErrInvalidMsgType),
+	case errors.Is(err, errPings), errors.Is(err, yamux.ErrInvalidVersion), errors.Is(err, yamux.ErrInvalidMsgType),
 		errors.Is(err, yamux.ErrRecvWindowExceeded), errors.Is(err, yamux.ErrDuplicateStream), errors.Is(err, yamux.ErrUnexpectedFlag):
 		return fmt.Errorf("%w: %w", errProtocol, err)
 	case errors.Is(err, io.EOF), errors.Is(err, yamux.ErrSessionShutdown):

@@ -70,31 +70,54 @@ type waiter struct {
 // gives the signal an ID when it has none. A refusal is a *RefusedError. When
 // ctx ends first, the signal may still arrive and be handled.
 func (s *Session) Signal(ctx context.Context, sig Signal) (reply string, err error) {
+	p, err := s.Send(ctx, sig)
+	if err != nil {
+		return "", err
+	}
+	return p.Wait(ctx)
+}
+
+// Pending is a signal that is sent and not yet acked.
+type Pending struct {
+	session *Session
+	name    string
+	w       *waiter
+}
+
+// Send is the first half of Signal: it returns when the signal is on its way,
+// behind those that were sent before, so that many can be under way in order.
+// ctx bounds the waiting for room.
+func (s *Session) Send(ctx context.Context, sig Signal) (*Pending, error) {
 	if sig.ID == ([16]byte{}) {
 		_, _ = rand.Read(sig.ID[:]) // never fails
 	}
 	if err := sig.Check(); err != nil {
-		return "", err
+		return nil, err
 	}
 	w := &waiter{ack: make(chan proto.Ack, 1), tokens: 1 + len(sig.Data)>>10}
 	if _, err := s.send(ctx, outFrame{buf: proto.AppendSignal(nil, &sig)}, sig.ID, w); err != nil {
-		return "", fmt.Errorf("signal %s: %w", sig.Name, err)
+		return nil, fmt.Errorf("signal %s: %w", sig.Name, err)
 	}
+	return &Pending{s, sig.Name, w}, nil
+}
+
+// Wait is the second half of Signal, to be called once.
+func (p *Pending) Wait(ctx context.Context) (reply string, err error) {
 	select {
-	case a, ok := <-w.ack:
+	case a, ok := <-p.w.ack:
 		if !ok {
-			err := s.Err()
+			err := p.session.Err()
 			if err == nil {
 				err = errSignalsEnded
 			}
-			return "", fmt.Errorf("signal %s: no ack: %w", sig.Name, err)
+			return "", fmt.Errorf("signal %s: no ack: %w", p.name, err)
 		}
 		if a.Code != proto.OK {
 			return "", &RefusedError{Code: a.Code, Text: a.Text}
 		}
 		return a.Text, nil
 	case <-ctx.Done():
-		return "", fmt.Errorf("signal %s: no ack yet: %w", sig.Name, ctx.Err())
+		return "", fmt.Errorf("signal %s: no ack yet: %w", p.name, ctx.Err())
 	}
 }
 
@@ -278,8 +301,8 @@ func (o *signalStream) readAcks() {
 		delete(o.waiting, a.ID)
 		o.mu.Unlock()
 		if w != nil {
-			w.ack <- a
 			o.q.release(w.tokens)
+			w.ack <- a
 		}
 	}
 }

@@ -42,6 +42,14 @@ type Device struct {
 	Software string               `json:"software"`
 	Services []string             `json:"services"`        // that can be dialed
 	Outer    *session.OuterReport `json:"outer,omitempty"` // what the device met; none over plain HTTP
+	Counts   OuterCounts          `json:"outer_counts"`
+}
+
+// OuterCounts say how often a device met what, since the server started.
+type OuterCounts struct {
+	Sessions    int `json:"sessions"`
+	Intercepted int `json:"intercepted"` // the outer TLS did not end here
+	Unverified  int `json:"unverified"`  // the outer chain did not validate
 }
 
 // The states of an Outcome.

@@ -1,0 +1,190 @@
+package client
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"sync"
+	"time"
+)
+
+// Run dials, serves, and after the session's end backs off and dials again,
+// until ctx ends. It then closes the session and returns ctx's error; nothing
+// of the client still runs. Only one Run at a time.
+//
+// With CarrierAuto a network in which POST was what worked is remembered for an
+// hour at most; WebSocket is tried again meanwhile, and the session moves to it.
+func (c *Client) Run(ctx context.Context) error {
+	var b backoff
+	for {
+		started := time.Now()
+		retry, err := c.once(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if time.Since(started) >= healthyAfter {
+			b.reset()
+		}
+		if retry < 0 {
+			retry = b.next(err)
+		}
+		c.cfg.Logger.Warn("session ended", "err", err, "retry_in", retry.Round(time.Millisecond).String())
+		if c.cfg.OnDisconnect != nil {
+			c.cfg.OnDisconnect(err, retry)
+		}
+		timer := time.NewTimer(retry)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		}
+	}
+}
+
+// once makes a session and lives with it until its end. A retry of 0 or more
+// is what a draining server asked for.
+func (c *Client) once(ctx context.Context) (retry time.Duration, err error) {
+	l := &life{c: c, attempt: rand.Text(), network: network(ctx, c.cfg)}
+	first := c.paths.first(l.network)
+	s, err := connect(ctx, c.cfg, first, l.attempt)
+	if err != nil {
+		return -1, err
+	}
+	defer l.wg.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	l.use(s)
+	defer func() { c.set(nil); _ = l.s.Close() }()
+
+	var better chan *Session
+	if l.carrier() == CarrierPOST && c.cfg.Carrier == CarrierAuto {
+		if first == CarrierWebSocket {
+			c.paths.gaveUp(l.network)
+		}
+		better = make(chan *Session)
+		l.wg.Go(func() { l.tryWebSocket(ctx, better) })
+	}
+	for {
+		select {
+		case s := <-better:
+			old := l.s
+			c.cfg.Logger.Info("session moves to websocket", "old", old.ID())
+			l.use(s)
+			l.wg.Go(func() { retire(ctx, old) })
+		case <-l.s.Done():
+			l.learn()
+			return -1, l.s.Err()
+		case <-ctx.Done():
+			return -1, ctx.Err()
+		case <-l.s.Drained():
+			return l.drained(ctx)
+		}
+	}
+}
+
+// life is what once lives through: a session, and perhaps another one after it
+// over a better carrier.
+type life struct {
+	c       *Client
+	attempt string
+	network string
+	s       *Session
+	wg      sync.WaitGroup
+}
+
+func (l *life) carrier() Carrier { return Carrier(l.s.Hello().Carrier) }
+
+func (l *life) use(s *Session) {
+	l.s = s
+	l.c.cfg.Logger.Info("session ready", "device", s.Device(), "session", s.ID(), "carrier", s.Hello().Carrier, "remote", s.RemoteAddr().String())
+	if l.c.cfg.OnConnect != nil {
+		l.c.cfg.OnConnect(s)
+	}
+	l.c.set(s)
+}
+
+// learn draws a conclusion from the end of a session over a WebSocket: a box may
+// cut those short, or let nothing through any more.
+func (l *life) learn() {
+	if l.carrier() != CarrierWebSocket {
+		return
+	}
+	switch err := l.s.Err(); {
+	case errors.Is(err, ErrDead), errors.Is(err, ErrPeerGone) && !errors.Is(err, ErrReplaced) && time.Since(l.s.Opened()) < healthyAfter:
+		l.c.paths.gaveUp(l.network)
+	case time.Since(l.s.Opened()) >= healthyAfter:
+		l.c.paths.works(l.network)
+	}
+}
+
+// drained is about a server that goes: it keeps the session while streams end,
+// we come back when it said. Whatever is first moves us.
+func (l *life) drained(ctx context.Context) (retry time.Duration, err error) {
+	retry = min(l.s.ReconnectIn(), maxRetryWait)
+	l.c.cfg.Logger.Info("server drains", "reconnect_in", retry.String())
+	timer := time.NewTimer(retry)
+	defer timer.Stop()
+	select {
+	case <-l.s.Done():
+		return retry, ErrDraining
+	case <-timer.C:
+		return 0, ErrDraining
+	case <-ctx.Done():
+		return -1, ctx.Err()
+	}
+}
+
+// tryWebSocket hands over the first session that it can make over a WebSocket,
+// and ends.
+func (l *life) tryWebSocket(ctx context.Context, better chan<- *Session) {
+	for {
+		timer := time.NewTimer(l.c.paths.retryIn(l.network))
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		}
+		c := *l.c.cfg
+		c.Carrier = CarrierWebSocket
+		s, err := connect(ctx, &c, CarrierWebSocket, l.attempt)
+		if ctx.Err() != nil && err != nil {
+			return
+		}
+		if err != nil {
+			l.c.cfg.Logger.Debug("websocket still fails", "err", err)
+			l.c.paths.gaveUp(l.network)
+			continue
+		}
+		select {
+		case better <- s:
+		case <-ctx.Done():
+			_ = s.Close()
+		}
+		return
+	}
+}
+
+const (
+	retireWithin = 5 * time.Minute
+	retireEvery  = time.Second
+)
+
+// retire lets the streams of a session end before it closes it.
+func retire(ctx context.Context, s *Session) {
+	ctx, cancel := context.WithTimeout(ctx, retireWithin)
+	defer cancel()
+	tick := time.NewTicker(retireEvery)
+	defer tick.Stop()
+	for s.Busy() {
+		select {
+		case <-tick.C:
+			continue
+		case <-s.Done():
+		case <-ctx.Done():
+		}
+		break
+	}
+	_ = s.Close()
+}
