@@ -114,6 +114,9 @@ func (c *Client) do(ctx context.Context, t *http.Transport, method, path string,
 }
 
 func (c *Client) dialSocket(ctx context.Context, _, _ string) (net.Conn, error) {
+	if err := CheckOwner(c.path); err != nil {
+		return nil, err
+	}
 	return new(net.Dialer).DialContext(ctx, "unix", c.path)
 }
 
