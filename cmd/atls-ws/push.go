@@ -14,6 +14,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/atls-ws/atls-ws/internal/daemon/admin"
+	"github.com/atls-ws/atls-ws/internal/proto"
 )
 
 func pushCommand() *cli.Command {
@@ -40,6 +41,9 @@ func push(c *cli.Context) error {
 	}
 	if timeout := c.Duration("timeout"); timeout < time.Millisecond || timeout > admin.MaxTimeout {
 		return usagef(c, "--timeout %s: want up to %s", timeout, admin.MaxTimeout)
+	}
+	if err := proto.CheckName(c.Args().Get(1)); err != nil {
+		return usagef(c, "NAME: %w", err)
 	}
 	data, err := pushData(c)
 	if err != nil {
