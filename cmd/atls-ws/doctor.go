@@ -47,8 +47,8 @@ func runDoctor(c *cli.Context) error {
 		}
 	}
 	r := doctor.Run(c.Context, *o)
-	if c.Context.Err() != nil {
-		return c.Context.Err()
+	if c.Err() != nil {
+		return c.Err()
 	}
 	if c.Bool("json") {
 		err = json.NewEncoder(c.App.Writer).Encode(r)
