@@ -99,16 +99,17 @@ func (d *daemon) httpServer(h http.Handler) *http.Server {
 	}
 }
 
-// shutdown stops what comes in, then asks the devices to go. The admin API stays
-// until the devices are gone: what it is waiting for gets its answer.
+// shutdown asks the devices to go. Meanwhile new ones are refused; but the
+// listener stays open, for sessions over POST need it to their end. The admin API
+// stays until the devices are gone: what it is waiting for gets its answer.
 func (d *daemon) shutdown() {
 	d.log.Info("stopping", "devices", d.server.Registry().Len(), "within", shutdownTime.String())
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownTime)
 	defer cancel()
-	d.wg.Go(func() { _ = d.outer.Shutdown(ctx) })
 	if err := d.server.Shutdown(ctx); err != nil {
 		d.log.Warn("devices were cut off", "err", err)
 	}
+	_ = d.outer.Shutdown(ctx)
 	_ = d.admin.http.Shutdown(ctx)
 	d.log.Info("stopped")
 }
