@@ -54,19 +54,63 @@ type OuterCounts struct {
 
 // The states of an Outcome.
 const (
+	Queued       = "queued"        // on the disk, for a device that has not got it
+	Delivered    = "delivered"     // the device has it and has not answered
 	Acked        = "acked"         // the device's handler has handled the signal
 	Refused      = "refused"       // the device said no
+	Expired      = "expired"       // it was not handled in time
+	Dropped      = "dropped"       // it made room for a newer one
+	Cancelled    = "cancelled"     // an operator took it back
 	NotConnected = "not connected" // nothing was sent
-	Timeout      = "timeout"       // the device may still handle the signal
+	Unknown      = "unknown"       // no such signal
+	Unavailable  = "unavailable"   // the server cannot do it now; Text and Next say why
+	Timeout      = "timeout"       // the server does not answer
 	Failed       = "failed"        // Text says how
 	Ended        = "ended"         // of a stream: in an orderly way
 )
 
-// Outcome is what became of a signal or of a stream.
+// OfflineText is the text of a queued signal whose device is not connected.
+const OfflineText = "the device is offline; it gets the signal when it connects"
+
+// Outcome is what became of a signal, at one device, or of a stream.
 type Outcome struct {
-	State string `json:"state"`
-	Code  string `json:"code,omitempty"` // of a refusal
-	Text  string `json:"text,omitempty"` // the device's, or the error's
+	Signal string    `json:"signal,omitempty"` // id, 32 hex digits
+	Device string    `json:"device,omitempty"`
+	State  string    `json:"state"`
+	Code   string    `json:"code,omitempty"` // of a refusal
+	Text   string    `json:"text,omitempty"` // the device's, or the error's
+	Next   string    `json:"next,omitempty"` // what to do about an error
+	Time   time.Time `json:"time,omitzero"`
+}
+
+// Final says whether the outcome will not change any more.
+func (o *Outcome) Final() bool { return o.State != Queued && o.State != Delivered }
+
+// Signal is a signal that was sent, and what is known of it.
+type Signal struct {
+	ID          string         `json:"id"`
+	Name        string         `json:"name"`
+	ContentType string         `json:"content_type,omitempty"`
+	Bytes       int            `json:"bytes"`
+	Target      string         `json:"target"` // device ID, group NAME or all
+	Created     time.Time      `json:"created"`
+	Expires     time.Time      `json:"expires"`
+	Complete    bool           `json:"complete"` // every device of the target has been reached
+	Parts       int            `json:"-"`
+	Devices     int            `json:"devices,omitempty"`
+	Counts      map[string]int `json:"counts,omitempty"` // devices by state
+	Outcomes    []Outcome      `json:"outcomes,omitempty"`
+}
+
+// QueuedSignal is a signal in the queue of a device.
+type QueuedSignal struct {
+	ID          string    `json:"id"`
+	Name        string    `json:"name"`
+	ContentType string    `json:"content_type,omitempty"`
+	Bytes       int       `json:"bytes"`
+	Created     time.Time `json:"created"`
+	Expires     time.Time `json:"expires"`
+	State       string    `json:"state"` // queued, or delivered and not answered
 }
 
 // OutcomeError is an Outcome that is a failure.

@@ -1,0 +1,250 @@
+package fleet
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/atls-ws/atls-ws/internal/daemon/admin"
+	"github.com/atls-ws/atls-ws/internal/proto"
+	"github.com/atls-ws/atls-ws/internal/session"
+	"github.com/atls-ws/atls-ws/server"
+)
+
+// handledBefore is the text of an ack whose own is lost.
+const handledBefore = "handled before; its answer was lost"
+
+// deliver sends what the queue has, in order and without waiting for each
+// answer, and returns when all of it has been answered.
+func (l *link) deliver(ctx context.Context) error {
+	if err := l.settle(ctx); err != nil {
+		return err
+	}
+	a := &answers{l: l, sent: make(chan sentSignal, batchSize)}
+	done := make(chan error, 1)
+	go func() { done <- a.collect(ctx) }()
+	err := l.sendAll(ctx, a.sent)
+	close(a.sent)
+	if aerr := <-done; aerr != nil {
+		err = aerr
+		l.next = a.through + 1 // what follows was not answered, or not noted
+	}
+	return err
+}
+
+func (l *link) sendAll(ctx context.Context, sent chan<- sentSignal) error {
+	for {
+		all, err := l.fetch(ctx)
+		if err != nil || len(all) == 0 {
+			return err
+		}
+		for _, m := range all {
+			s := sentSignal{seq: sequence(m), id: m.Header.Get(idHeader)}
+			sig, err := parseSignal(m)
+			switch {
+			case err != nil:
+				l.f.log.Warn("a message in a queue is no signal", "device", l.device, "seq", s.seq, "err", err)
+				s.state, s.text = admin.Dropped, "not a signal: "+err.Error()
+			case !time.Now().Before(sig.Expiry):
+				s.state = admin.Expired
+			case !l.sending(s.seq, s.id):
+				l.next = s.seq + 1
+				continue // cancelled or dropped, and noted as such
+			default:
+				if l.unnumber {
+					sig.Seq = 0
+				}
+				if s.pending, err = l.sess.Send(ctx, sig); err != nil {
+					l.answered(s.id)
+					return err
+				}
+			}
+			l.next = s.seq + 1
+			sent <- s // collect reads until the end
+		}
+	}
+}
+
+// fetch reads the next signals. A replica may not have yet what has rung, the
+// leader has.
+func (l *link) fetch(ctx context.Context) ([]*nats.Msg, error) {
+	select {
+	case l.f.fetching <- struct{}{}:
+		defer func() { <-l.f.fetching }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-l.sess.Done():
+		return nil, l.sess.Err()
+	}
+	subject := signalSubject + "." + l.token
+	all, err := l.f.store.fetch(ctx, signalStream, subject, l.next, batchSize)
+	if err != nil || len(all) > 0 || l.f.cfg.NATS.Replicas < 2 {
+		return all, err
+	}
+	l.mu.Lock()
+	want := l.want
+	l.mu.Unlock()
+	if want < l.next {
+		return nil, nil
+	}
+	m, err := l.f.store.fromLeader(ctx, signalStream, subject, l.next)
+	if m == nil || err != nil {
+		return nil, err
+	}
+	return []*nats.Msg{m}, nil
+}
+
+// fromLeader reads the next message of a subject from the stream's leader; nil
+// when there is none.
+func (s *store) fromLeader(ctx context.Context, stream, subject string, from uint64) (*nats.Msg, error) {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	st, err := s.js.Stream(ctx, stream)
+	if err != nil {
+		return nil, s.unavailable(err)
+	}
+	raw, err := st.GetMsg(ctx, max(from, 1), jetstream.WithGetMsgSubject(subject))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, nil
+	} else if err != nil {
+		return nil, s.unavailable(err)
+	}
+	m := &nats.Msg{Subject: raw.Subject, Header: raw.Header, Data: raw.Data}
+	if m.Header == nil {
+		m.Header = nats.Header{}
+	}
+	m.Header.Set("Nats-Sequence", fmt.Sprint(raw.Sequence))
+	m.Header.Set("Nats-Time-Stamp", raw.Time.Format(time.RFC3339Nano))
+	return m, nil
+}
+
+// sentSignal is a signal that waits for its answer, or has its state already.
+type sentSignal struct {
+	seq     uint64
+	id      string
+	pending *session.Pending
+	state   string
+	text    string
+}
+
+// answers collects the answers to what was sent, in order. It stores each at
+// once, and purges the queue when it would wait anyway.
+type answers struct {
+	l       *link
+	sent    chan sentSignal
+	stored  []jetstream.PubAckFuture
+	upTo    uint64 // of stored
+	through uint64 // stored and purged
+}
+
+func (a *answers) collect(ctx context.Context) error {
+	a.through = a.l.next - 1
+	var failed error
+	for s := range a.sent { // to the end: the sender must not be held up
+		if failed == nil {
+			failed = a.one(ctx, s)
+		}
+		a.l.answered(s.id)
+	}
+	if err := a.flush(ctx); failed == nil {
+		failed = err
+	}
+	return failed
+}
+
+// one waits for a signal's answer and stores it.
+func (a *answers) one(ctx context.Context, s sentSignal) error {
+	o := admin.Outcome{Signal: s.id, Device: a.l.device, State: s.state, Text: s.text}
+	if s.pending != nil {
+		if len(a.stored) >= flushAfter || len(a.stored) > 0 && !s.pending.Acked() {
+			if err := a.flush(ctx); err != nil {
+				return err
+			}
+		}
+		text, err := s.pending.Wait(ctx)
+		refused, isRefusal := err.(*server.RefusedError) //nolint:errorlint // wrapped, it is why the session ended
+		switch {
+		case err == nil:
+			o.State, o.Text = admin.Acked, text
+			if text == "handled before" { // the session's word for a repeated sequence
+				o.Text = handledBefore
+			}
+		case !isRefusal:
+			return err
+		case refused.Code == proto.Closing:
+			return err // the device is going, it has not decided
+		case refused.Code == proto.Expired:
+			o.State, o.Text = admin.Expired, refused.Text
+		default:
+			o.State, o.Code, o.Text = admin.Refused, refused.Code.String(), refused.Text
+		}
+	}
+	o.Time = time.Now().UTC()
+	if _, err := parseID(s.id); err == nil {
+		ack, err := a.l.f.store.js.PublishMsgAsync(outcomeMessage(&o))
+		if err != nil {
+			return err
+		}
+		a.stored = append(a.stored, ack)
+	}
+	a.upTo = s.seq
+	return nil
+}
+
+// flush waits until the answers are on the disk and takes their signals out of
+// the queue: one purge for all.
+func (a *answers) flush(ctx context.Context) error {
+	if a.upTo == 0 {
+		return nil
+	}
+	for _, ack := range a.stored {
+		select {
+		case <-ack.Ok():
+		case err := <-ack.Err():
+			a.stored = nil
+			return fmt.Errorf("an outcome is not stored: %w", err)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	a.stored = a.stored[:0]
+	if err := a.l.f.store.purge(ctx, a.l.token, a.upTo); err != nil {
+		return err
+	}
+	a.through, a.upTo = a.upTo, 0
+	return nil
+}
+
+// purge empties a device's queue up to a sequence.
+func (s *store) purge(ctx context.Context, token string, upTo uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	request := fmt.Appendf(nil, `{"filter":%q,"seq":%d}`, signalSubject+"."+token, upTo+1)
+	m, err := s.nc.RequestWithContext(ctx, "$JS.API.STREAM.PURGE."+signalStream, request)
+	if err != nil {
+		return s.unavailable(err)
+	}
+	return apiError(m)
+}
+
+// settleUpTo notes the signals up to seq as acked.
+func (l *link) settleUpTo(ctx context.Context, seq uint64) error {
+	a := &answers{l: l}
+	var failed error
+	err := l.f.store.walk(ctx, signalStream, signalSubject+"."+l.token, 1, func(m *nats.Msg) bool {
+		s := sentSignal{seq: sequence(m), id: m.Header.Get(idHeader), state: admin.Acked, text: handledBefore}
+		if s.seq > seq {
+			return false
+		}
+		if _, failed = hex.DecodeString(s.id); failed == nil {
+			failed = a.one(ctx, s)
+		}
+		return failed == nil
+	})
+	return errors.Join(failed, err, a.flush(ctx))
+}
