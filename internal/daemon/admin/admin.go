@@ -2,12 +2,25 @@
 // socket, and the values that travel over it:
 //
 //	GET  /v1/devices                                    200 [Device]
-//	POST /v1/devices/{id}/signals?name=N&timeout=30s    200, 409, 404, 504 Outcome
+//	GET  /v1/devices/{id}/signals                       200 [QueuedSignal]
+//	POST /v1/devices/{id}/signals?name=N                Outcome: 200 acked, 202 queued or delivered, 409 refused,
+//	                                                    410 expired, dropped or cancelled, 507 queue full
+//	POST /v1/signals?name=N&group=G (or all=true)       200, a Progress a line, the last with the Summary
+//	GET  /v1/signals?limit=50                           200 [Signal], newest first, without outcomes
+//	GET  /v1/signals/{id}                               200 Signal
+//	DELETE /v1/signals/{id}?device=D                    200 [Outcome]: cancels what still waits
 //	POST /v1/devices/{id}/services/{service}            101, then raw bytes with half-close
 //	GET  /v1/streams/{stream}                           200 Outcome of what the 101 named
+//
+// The POSTs for signals take the data as body, its type as Content-Type, and:
+// id=32 hex digits, of which a device handles one signal however often it is
+// sent (fresh=true: it was made for this request); ttl=1h; wait=false answers
+// when the signal is on the disk; timeout=30s bounds the wait.
+// Errors are an Outcome: 400 failed, 404 unknown, 503 unavailable.
 package admin
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -113,20 +126,33 @@ type QueuedSignal struct {
 	State       string    `json:"state"` // queued, or delivered and not answered
 }
 
+// Progress is a line of the answer to a fan-out: the outcome of a device has
+// changed, or it is over.
+type Progress struct {
+	Outcome *Outcome `json:"outcome,omitempty"`
+	Summary *Summary `json:"summary,omitempty"`
+}
+
+// Summary is the end of a fan-out.
+type Summary struct {
+	ID      string         `json:"id"`
+	Devices int            `json:"devices"`
+	Counts  map[string]int `json:"counts"` // devices by state
+	Error   string         `json:"error,omitempty"`
+	Next    string         `json:"next,omitempty"`
+}
+
+// NewID makes the id of a signal.
+func NewID() (id [16]byte) {
+	_, _ = rand.Read(id[:]) // never fails
+	return id
+}
+
 // OutcomeError is an Outcome that is a failure.
 type OutcomeError struct{ Outcome }
 
 // Error gives the state and what is known beyond it.
-func (e *OutcomeError) Error() string {
-	s := e.State
-	if e.Code != "" && e.Code != e.State {
-		s += " (" + e.Code + ")"
-	}
-	if e.Text != "" {
-		s += ": " + e.Text
-	}
-	return s
-}
+func (e *OutcomeError) Error() string { return e.String() }
 
 // UnreachableError says that no daemon answers on the admin socket.
 type UnreachableError struct {

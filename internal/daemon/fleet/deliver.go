@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -25,7 +26,7 @@ func (l *link) deliver(ctx context.Context) error {
 	if err := l.settle(ctx); err != nil {
 		return err
 	}
-	a := &answers{l: l, sent: make(chan sentSignal, batchSize)}
+	a := &answers{l: l, sent: make(chan sentSignal, batchSize), through: l.next - 1}
 	done := make(chan error, 1)
 	go func() { done <- a.collect(ctx) }()
 	err := l.sendAll(ctx, a.sent)
@@ -137,13 +138,18 @@ type sentSignal struct {
 type answers struct {
 	l       *link
 	sent    chan sentSignal
-	stored  []jetstream.PubAckFuture
-	upTo    uint64 // of stored
+	outs    []storing
+	upTo    uint64 // of outs
 	through uint64 // stored and purged
 }
 
+// storing is an outcome on its way to the disk; without an ack it is yet to go.
+type storing struct {
+	o   admin.Outcome
+	ack jetstream.PubAckFuture
+}
+
 func (a *answers) collect(ctx context.Context) error {
-	a.through = a.l.next - 1
 	var failed error
 	for s := range a.sent { // to the end: the sender must not be held up
 		if failed == nil {
@@ -157,21 +163,21 @@ func (a *answers) collect(ctx context.Context) error {
 	return failed
 }
 
-// one waits for a signal's answer and stores it.
+// one waits for a signal's answer and begins to store it.
 func (a *answers) one(ctx context.Context, s sentSignal) error {
+	if len(a.outs) >= flushAfter || len(a.outs) > 0 && s.pending != nil && !s.pending.Acked() {
+		if err := a.flush(ctx); err != nil {
+			return err
+		}
+	}
 	o := admin.Outcome{Signal: s.id, Device: a.l.device, State: s.state, Text: s.text}
 	if s.pending != nil {
-		if len(a.stored) >= flushAfter || len(a.stored) > 0 && !s.pending.Acked() {
-			if err := a.flush(ctx); err != nil {
-				return err
-			}
-		}
 		text, err := s.pending.Wait(ctx)
 		refused, isRefusal := err.(*server.RefusedError) //nolint:errorlint // wrapped, it is why the session ended
 		switch {
 		case err == nil:
 			o.State, o.Text = admin.Acked, text
-			if text == "handled before" { // the session's word for a repeated sequence
+			if text == session.HandledBefore {
 				o.Text = handledBefore
 			}
 		case !isRefusal:
@@ -186,39 +192,82 @@ func (a *answers) one(ctx context.Context, s sentSignal) error {
 	}
 	o.Time = time.Now().UTC()
 	if _, err := parseID(s.id); err == nil {
-		ack, err := a.l.f.store.js.PublishMsgAsync(outcomeMessage(&o))
-		if err != nil {
-			return err
-		}
-		a.stored = append(a.stored, ack)
+		a.outs = append(a.outs, storing{o, a.l.f.store.begin(&o)})
 	}
 	a.upTo = s.seq
 	return nil
 }
 
+// begin starts to store an outcome; nil when that is not possible now.
+func (s *store) begin(o *admin.Outcome) jetstream.PubAckFuture {
+	var opts []jetstream.PublishOpt
+	if o.Text == handledBefore { // if its answer is not lost after all, that one stays
+		opts = append(opts, jetstream.WithExpectLastSequencePerSubject(0))
+	}
+	ack, _ := s.js.PublishMsgAsync(outcomeMessage(o), opts...)
+	return ack
+}
+
 // flush waits until the answers are on the disk and takes their signals out of
-// the queue: one purge for all.
+// the queue: one purge for all. While NATS is away it keeps them.
 func (a *answers) flush(ctx context.Context) error {
+	pause := retryPause
+	for {
+		err := a.tryFlush(ctx)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		a.l.f.log.Debug("answers are not stored yet", "device", a.l.device, "err", err, "retry_in", pause.String())
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		}
+		pause = min(2*pause, retryMost)
+	}
+}
+
+func (a *answers) tryFlush(ctx context.Context) error {
 	if a.upTo == 0 {
 		return nil
 	}
-	for _, ack := range a.stored {
+	for i := range a.outs {
+		out := &a.outs[i]
+		if out.ack == nil {
+			if out.ack = a.l.f.store.begin(&out.o); out.ack == nil {
+				return errNotStored
+			}
+		}
+	}
+	var failed error
+	for i := range a.outs {
 		select {
-		case <-ack.Ok():
-		case err := <-ack.Err():
-			a.stored = nil
-			return fmt.Errorf("an outcome is not stored: %w", err)
+		case <-a.outs[i].ack.Ok():
+		case err := <-a.outs[i].ack.Err():
+			if api := (*jetstream.APIError)(nil); errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence {
+				continue // see begin
+			}
+			a.outs[i].ack = nil
+			failed = fmt.Errorf("%w: %w", errNotStored, err)
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
-	a.stored = a.stored[:0]
+	if failed != nil {
+		a.outs = slices.DeleteFunc(a.outs, func(s storing) bool { return s.ack != nil })
+		return failed
+	}
+	a.outs = a.outs[:0]
 	if err := a.l.f.store.purge(ctx, a.l.token, a.upTo); err != nil {
 		return err
 	}
 	a.through, a.upTo = a.upTo, 0
 	return nil
 }
+
+var errNotStored = errors.New("an outcome is not stored")
 
 // purge empties a device's queue up to a sequence.
 func (s *store) purge(ctx context.Context, token string, upTo uint64) error {

@@ -98,6 +98,8 @@ type Fleet struct {
 	store *store
 	queue string // the incarnation of the queues
 
+	delivering sync.WaitGroup
+
 	ctx      context.Context // ends with Close
 	cancel   context.CancelFunc
 	wg       sync.WaitGroup
@@ -165,7 +167,19 @@ func (f *Fleet) Close() error {
 	}
 	f.closed = true
 	f.mu.Unlock()
+	delivered := make(chan struct{})
+	go func() { // ends with what it waits for, at the latest after cancel
+		defer close(delivered)
+		f.delivering.Wait()
+	}()
+	timer := time.NewTimer(closeTime)
+	select {
+	case <-delivered:
+	case <-timer.C:
+	}
+	timer.Stop()
 	f.cancel()
+	<-delivered
 	f.wg.Wait()
 	ctx, cancel := context.WithTimeout(context.Background(), closeTime)
 	defer cancel()

@@ -92,7 +92,7 @@ func (l *link) ring(seq uint64) {
 		return
 	}
 	l.running = true
-	l.f.wg.Go(l.run)
+	l.f.delivering.Go(l.run)
 }
 
 // take says whether the signal at seq has not gone to the session yet, and if
