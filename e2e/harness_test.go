@@ -244,7 +244,7 @@ func (s *site) serverArgs(outerTLS bool) []string {
 		listen = "127.0.0.1:0"
 	}
 	args := []string{"server", "--listen", listen, "--inner-cert", s.cert("server"), "--inner-key", s.key("server"),
-		"--client-ca", s.cert("ca"), "--admin", s.admin()}
+		"--client-ca", s.cert("ca"), "--admin", s.admin(), "--data", s.file("data")}
 	if outerTLS {
 		args = append(args, "--outer-cert", s.cert("outer"), "--outer-key", s.key("outer"))
 	}
