@@ -184,6 +184,9 @@ func (f *Fleet) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTime)
 	defer cancel()
 	f.known.flush(ctx)
+	if last, err := f.store.lastSeq(ctx); err == nil {
+		_ = f.store.noteHighWater(f.queue, last) // a former note does as well
+	}
 	f.hooks.CloseIdleConnections()
 	f.store.close()
 	return nil
@@ -227,6 +230,9 @@ func (f *Fleet) listenForBells(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := f.store.checkHighWater(f.queue, last); err != nil {
+		return err
+	}
 	f.lastBell.CompareAndSwap(0, last)
 	f.store.nc.SetReconnectHandler(func(*nats.Conn) {
 		f.log.Info("nats is back")
@@ -260,8 +266,13 @@ func (f *Fleet) watchBells(before uint64) {
 				f.lastBell.CompareAndSwap(rung, before)
 				f.missed()
 			}
-			if last, err := f.store.lastSeq(f.ctx); err == nil {
-				before = last
+			last, err := f.store.lastSeq(f.ctx)
+			if err != nil || last == before {
+				continue
+			}
+			before = last
+			if err := f.store.noteHighWater(f.queue, last); err != nil {
+				f.log.Warn("the data directory cannot be written", "err", err)
 			}
 			continue
 		case <-f.ringAll:

@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -161,8 +162,8 @@ func (s *store) room() error {
 	if s.embedded == nil {
 		return nil
 	}
-	if !s.embedded.JetStreamEnabled() {
-		return &UnavailableError{fmt.Errorf("the store in %s has stopped: the disk was full or broken", s.dir), "see the server's log, make room, and start the server again"}
+	if why := s.natsLog.stopped(); why != "" || !s.embedded.JetStreamEnabled() {
+		return &UnavailableError{fmt.Errorf("the store in %s has stopped: %s", s.dir, cmp.Or(why, "JetStream is off")), "make room, or mend the disk, and start the server again: what was queued is there"}
 	}
 	left, err := free(s.dir)
 	if err == nil && left < s.reserve {
@@ -208,17 +209,27 @@ type natsLog struct {
 	log  *slog.Logger
 	mu   sync.Mutex
 	last []string
+	stop string // why a stream takes nothing more
 }
 
 func (l *natsLog) keep(format string, v []any) string {
 	text := fmt.Sprintf(format, v...)
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.stop == "" && strings.Contains(text, "ritical write error") {
+		l.stop = text
+	}
 	l.last = append(l.last, text)
 	if len(l.last) > 3 {
 		l.last = l.last[1:]
 	}
 	return text
+}
+
+func (l *natsLog) stopped() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.stop
 }
 
 func (l *natsLog) reason(otherwise string) string {
