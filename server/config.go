@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -96,6 +97,12 @@ type Config struct {
 	// which the outer chain that the device met validates, and no others. A
 	// certificate that a device reported is never served for that.
 	Anchors []AnchorSet
+	// AuthorizeService decides on each connection of a device to a service of the
+	// Mux or to Handler; nil allows all. ctx is the session's: FromContext and
+	// ConnectionState work on it. An error is told to the device as not allowed,
+	// with its text, a *RefusedError as it is. It is called before it is known
+	// whether the service exists.
+	AuthorizeService func(ctx context.Context, device, service string) error
 	// Origins are the browser origins that may connect; none by default.
 	Origins []string
 	Limits  Limits

@@ -26,8 +26,9 @@ type hosted struct {
 	wg    sync.WaitGroup
 }
 
-func host(mux *Mux, app http.Handler, log *slog.Logger) (*hosted, error) {
-	streams, err := mux.Listen(ServiceHTTP)
+func host(c *Config) (*hosted, error) {
+	app, log := c.Handler, c.Logger
+	streams, err := c.Mux.Listen(ServiceHTTP)
 	if err != nil {
 		return nil, err
 	}
@@ -51,6 +52,13 @@ func host(mux *Mux, app http.Handler, log *slog.Logger) (*hosted, error) {
 			} else if p, ok := r.Context().Value(peerKey{}).(*httpPeer); ok {
 				state := p.ConnectionState()
 				r.TLS = &state
+				// A stream is refused where it is opened; here there is none.
+				if c.AuthorizeService != nil {
+					if err := c.AuthorizeService(r.Context(), p.device, ServiceHTTP); err != nil {
+						http.Error(w, err.Error(), http.StatusForbidden)
+						return
+					}
+				}
 			}
 			app.ServeHTTP(w, r)
 		}),
@@ -79,6 +87,18 @@ func Device(ctx context.Context) (string, bool) {
 		return p.device, true
 	}
 	return "", false
+}
+
+// ConnectionState returns the inner TLS state of the device that a signal
+// handler's or a hosted request's context belongs to.
+func ConnectionState(ctx context.Context) (tls.ConnectionState, bool) {
+	if s, ok := FromContext(ctx); ok {
+		return s.ConnectionState(), true
+	}
+	if p, ok := ctx.Value(peerKey{}).(*httpPeer); ok {
+		return p.ConnectionState(), true
+	}
+	return tls.ConnectionState{}, false
 }
 
 // httpPeer is a connection of a peer that negotiated atls-http/1.

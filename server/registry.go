@@ -15,6 +15,7 @@ const maxAlternatives = 3
 type Registry struct {
 	mu       sync.Mutex
 	sessions map[string][]*Session // oldest first, never empty
+	awaited  map[string]*awaited
 }
 
 // Get returns the device's session.
@@ -69,6 +70,7 @@ func (r *Registry) put(s *Session) (replaced []*Session) {
 	cut := len(all) - keep // an attempt's sessions follow each other
 	replaced = slices.Clone(all[:cut])
 	r.sessions[s.Device()] = append(slices.Clone(all[cut:]), s)
+	r.arrivedLocked(s.Device())
 	return replaced
 }
 

@@ -73,12 +73,11 @@ func New(c *Config) (*Server, error) {
 	}
 	s.post = postconn.NewHandler(&postconn.HandlerOptions{Accept: s.servePost, Admit: s.enter, MaxConns: s.cfg.Limits.Sessions})
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	app := c.Handler
 	if len(s.anchors) > 0 {
-		app = s.withAnchors(app)
+		s.cfg.Handler = s.withAnchors(c.Handler)
 	}
-	if app != nil {
-		h, err := host(s.cfg.Mux, app, s.cfg.Logger)
+	if s.cfg.Handler != nil {
+		h, err := host(&s.cfg)
 		if err != nil {
 			return nil, fmt.Errorf("server: %w", err)
 		}
@@ -134,6 +133,7 @@ func (s *Server) serve(conn net.Conn, r *http.Request, bound time.Duration) (rea
 	in, err := session.Accept(ctx, conn, &session.Config{
 		TLS: s.cfg.TLS, Mux: s.cfg.Mux, Logger: s.cfg.Logger.With("remote", r.RemoteAddr),
 		Streams: s.cfg.Limits.Streams, Keepalive: s.cfg.Limits.Keepalive, HTTP: s.hosted != nil, Queue: s.cfg.Queue,
+		Authorize: s.cfg.AuthorizeService,
 		Admit: func(cs tls.ConnectionState, hello *Hello) (string, error) {
 			markIntercepted(hello.Outer, r.TLS)
 			if len(s.anchors) == 0 && hello.Outer != nil {

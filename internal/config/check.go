@@ -81,18 +81,6 @@ func (c *check) name(field, name string) {
 	c.addErr(field, proto.CheckName(name))
 }
 
-func (c *check) services(services map[string]string) {
-	for _, name := range keys(services) {
-		field := "services." + name
-		c.name(field, name)
-		if name == proto.ServiceSignals {
-			c.add(field, "this name is reserved for the signals themselves")
-		}
-		_, err := ParseTarget(services[name])
-		c.addErr(field, err)
-	}
-}
-
 func (c *check) log(l Log) {
 	c.oneOf("log.level", l.Level, "debug", "info", "warn", "error")
 	c.oneOf("log.format", l.Format, "text", "json")

@@ -92,7 +92,7 @@ func TestShippedFilesLoadAndSayEveryKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d.Signals["reboot"].Timeout != 10*time.Second || len(d.Signals["*"].Command) != 3 || len(d.Services) != 2 {
+	if d.Signals["reboot"].Timeout != 10*time.Second || len(d.Signals["*"].Command) != 3 || len(d.Services) != 4 {
 		t.Errorf("device: %+v", d)
 	}
 	s, err := LoadServer("../../configs/server.yaml")
@@ -145,9 +145,9 @@ FILE: inner.client_ca: missing`},
 		{"tab", device, "\turl: x\n", "FILE:1: found character that cannot start any token"},
 		{"two documents", device, minimalDevice + "---\nurl: x\n", "FILE: expected single document, found multiple"},
 		{"duplicate key", device, minimalDevice + "url: https://i\n", "FILE:3: url: is already on line 1"},
-		{"not a mapping", device, "- a\n", "FILE:1: want a mapping with the keys carrier, inner, log, outer, proxy, services, signals, state, url"},
+		{"not a mapping", device, "- a\n", "FILE:1: want a mapping with the keys allow_exec, carrier, forwards, inner, limits, log, outer, proxy, services, signals, state, url"},
 		{"unknown keys at all depths", device, "url: https://h\ntone: red\ninner: {cert: c, key: k, ca: a, crt: x}\nsignals:\n  a:\n    command: [b]\n    tiemout: 3s\n",
-			`FILE:2: tone: unknown key, want carrier, inner, log, outer, proxy, services, signals, state, url
+			`FILE:2: tone: unknown key, want allow_exec, carrier, forwards, inner, limits, log, outer, proxy, services, signals, state, url
 FILE:3: inner.crt: unknown key, want ca, cert, key, server_name
 FILE:7: signals.a.tiemout: unknown key, want command, timeout`},
 		{"a misread field is one problem", device, "url: https://h\ninner: 3\n", "FILE:2: inner: want a mapping with the keys ca, cert, key, server_name"},
@@ -156,13 +156,13 @@ FILE:7: signals.a.tiemout: unknown key, want command, timeout`},
 FILE:5: signals.a.command: want a list such as [a, b]
 FILE:6: signals.b.timeout: want a duration such as 30s or 5m
 FILE:7: signals.d.timeout: want a duration such as 30s or 5m`},
-		{"device values", device, "url: ftp://h\ninner: {cert: c, key: k, ca: a, server_name: ''}\nouter:\n  policy: lax\n  pins: [sha256/AAAA]\nproxy: https://user:secret@\nservices:\n  a: udp://h:1\n  b c: tcp://h:1\nsignals:\n  d: {}\n  e: {command: [f], timeout: -1s}\nlog:\n  level: loud\n  format: xml\n",
+		{"device values", device, "url: ftp://h\ninner: {cert: c, key: k, ca: a, server_name: ''}\nouter:\n  policy: lax\n  pins: [sha256/AAAA]\nproxy: https://user:secret@\nservices:\n  a: sctp://h:1\n  b c: tcp://h:1\nsignals:\n  d: {}\n  e: {command: [f], timeout: -1s}\nlog:\n  level: loud\n  format: xml\n",
 			`FILE:1: url: want a URL that begins with https://, wss://, http://, ws://
 FILE:2: inner.server_name: missing
 FILE:4: outer.policy: "lax" is not one of report, verify, pin
 FILE:5: outer.pins: "sha256/AAAA" is not sha256/ and the base64 of 32 bytes
 FILE:6: proxy: the host is missing
-FILE:8: services.a: target "udp://h:1": scheme "udp" is not tcp, unix or http
+FILE:8: services.a: target "sctp://h:1": scheme "sctp" is not tcp, http, unix, udp, exec or proxy
 FILE:9: services.b c: name "b c": byte 1 is not printable ASCII
 FILE:11: signals.d.command: missing: name a program, for example [sh, -c, "cat"]
 FILE:12: signals.e.timeout: must not be negative
@@ -232,27 +232,6 @@ func TestFlagsCompleteWhatTheFileLacks(t *testing.T) {
 	}
 }
 
-func TestParseTarget(t *testing.T) {
-	for s, want := range map[string]Target{
-		"tcp://127.0.0.1:22":     {"tcp", "tcp", "127.0.0.1:22"},
-		"tcp://[::1]:22":         {"tcp", "tcp", "[::1]:22"},
-		"unix:///run/a.sock":     {"unix", "unix", "/run/a.sock"},
-		"http://localhost:8080":  {"http", "tcp", "localhost:8080"},
-		"http://localhost:8080/": {"http", "tcp", "localhost:8080"},
-	} {
-		got, err := ParseTarget(s)
-		if err != nil || got != want || got.String() != strings.TrimSuffix(s, "/") {
-			t.Errorf("ParseTarget(%q) = %+v, %v", s, got, err)
-		}
-	}
-	for _, s := range []string{"", "22", "127.0.0.1:22", "tcp://", "tcp://:22", "tcp://h", "tcp://h:x", "tcp://h:99999", "tcp://h:0",
-		"tcp://h:1/x", "http://u@h:1", "http://h:80/path", "unix://a", "unix://", "https://h:1"} {
-		if got, err := ParseTarget(s); err == nil {
-			t.Errorf("ParseTarget(%q) = %+v, want an error", s, got)
-		}
-	}
-}
-
 func TestLogger(t *testing.T) {
 	var b bytes.Buffer
 	Log{Level: "warn", Format: "json"}.Logger(&b).Info("quiet")
@@ -270,7 +249,7 @@ func FuzzDevice(f *testing.F) {
 		if d, err := parseDevice(data, "f.yaml"); d != nil {
 			_ = d.Validate()
 			for _, target := range d.Services {
-				if got, err := ParseTarget(target); err == nil && got.Address == "" {
+				if got, err := ParseTarget(target); err == nil && got.Address == "" && len(got.Command) == 0 && len(got.Allow) == 0 {
 					t.Errorf("ParseTarget(%q) = %+v", target, got)
 				}
 			}

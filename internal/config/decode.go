@@ -116,6 +116,9 @@ func (d *decoder) walk(n *yaml.Node, typ reflect.Type, field string) {
 			}
 		}
 		d.lines[name] = key.Line
+		if typ == reflect.TypeFor[Services]() {
+			d.target(val, name)
+		}
 		d.walk(val, sub, name)
 	}
 }
@@ -157,8 +160,10 @@ func want(typ reflect.Type) string {
 		return "a duration such as 30s or 5m"
 	case typ.Kind() == reflect.String:
 		return "text"
-	case typ.Kind() == reflect.Int:
+	case typ.Kind() == reflect.Int, typ.Kind() == reflect.Int64:
 		return "a whole number"
+	case typ.Kind() == reflect.Bool:
+		return "true or false"
 	case typ.Kind() == reflect.Slice:
 		return "a list such as [a, b]"
 	case typ.Kind() == reflect.Map:

@@ -41,8 +41,14 @@ type Device struct {
 	// environment's (HTTPS_PROXY, ALL_PROXY, NO_PROXY).
 	Proxy string `yaml:"proxy"`
 	// Services maps the name of a service that the server may reach to its
-	// target; see ParseTarget.
-	Services map[string]string `yaml:"services"`
+	// target.
+	Services Services `yaml:"services"`
+	// AllowExec lets targets of Services be programs.
+	AllowExec bool `yaml:"allow_exec"`
+	// Forwards lead local ports to services of the server.
+	Forwards []Forward `yaml:"forwards"`
+	// Limits bound what the server can use.
+	Limits DeviceLimits `yaml:"limits"`
 	// Signals maps the name of a signal, or "*" for any other, to the command
 	// that handles it.
 	Signals map[string]Command `yaml:"signals"`
@@ -88,6 +94,13 @@ type Command struct {
 	Command []string `yaml:"command"`
 	// Timeout bounds one run; 0 is DefaultCommandTimeout.
 	Timeout time.Duration `yaml:"timeout"`
+}
+
+// DeviceLimits bound what the server can use of a device; 0 is the default.
+type DeviceLimits struct {
+	Streams    int   `yaml:"streams"`     // open at once; 256
+	Rate       int64 `yaml:"rate"`        // bytes a second of all service streams, each way; no limit
+	StreamRate int64 `yaml:"stream_rate"` // bytes a second of one of them, each way; no limit
 }
 
 // DefaultDevice returns the configuration of an empty file.
@@ -154,7 +167,11 @@ func (d *Device) Validate() error {
 	if d.Proxy != "" && d.Proxy != ProxyDirect {
 		c.url("proxy", d.Proxy, "http", "https", "socks5", "socks5h")
 	}
-	c.services(d.Services)
+	c.services(d.Services, d.AllowExec)
+	c.forwards(d.Forwards)
+	c.notNegative("limits.streams", int64(d.Limits.Streams))
+	c.notNegative("limits.rate", d.Limits.Rate)
+	c.notNegative("limits.stream_rate", d.Limits.StreamRate)
 	for _, name := range keys(d.Signals) {
 		field := "signals." + name
 		c.name(field, name)

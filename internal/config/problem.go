@@ -89,11 +89,9 @@ func covered(seen map[string]bool, field string) bool {
 		if seen[field] {
 			return true
 		}
-		i := strings.LastIndexByte(field, '.')
-		if i < 0 {
+		if field = parent(field); field == "" {
 			return false
 		}
-		field = field[:i]
 	}
 }
 
@@ -109,10 +107,13 @@ func (s source) line(field string) int {
 		if n, ok := s.lines[field]; ok {
 			return n
 		}
-		field = field[:max(strings.LastIndexAny(field, ".["), 0)]
+		field = parent(field)
 	}
 	return 0
 }
+
+// parent is what field is part of: a of a.b and of a[0]; empty at the top.
+func parent(field string) string { return field[:max(strings.LastIndexAny(field, ".["), 0)] }
 
 // rebase makes paths relative to dir, except what is absolute or empty.
 func rebase(dir string, paths ...*string) {

@@ -39,7 +39,20 @@ type Server struct {
 	Admin string `yaml:"admin"`
 	// Services maps the name of a service that devices may reach to its
 	// target; see ParseTarget.
-	Services map[string]string `yaml:"services"`
+	Services Services `yaml:"services"`
+	// AllowExec lets targets of Services be programs.
+	AllowExec bool `yaml:"allow_exec"`
+	// Routes lead requests of devices to the service http to origins.
+	Routes []Route `yaml:"routes"`
+	// Listeners lead local ports to services of devices.
+	Listeners []Listener `yaml:"listeners"`
+	// Console is where operators see the web pages of devices.
+	Console Console `yaml:"console"`
+	// Authorization says who may do what. It alone is read anew while the
+	// server runs.
+	Authorization Authorization `yaml:"authorization"`
+	// Audit is the file that decisions are appended to; empty: the log.
+	Audit string `yaml:"audit"`
 	// Anchors maps a name to the PEM file of the authorities with which the
 	// middleboxes of one network sign. Devices that meet them get them.
 	Anchors map[string]string `yaml:"anchors"`
@@ -93,6 +106,9 @@ type Limits struct {
 	Streams      int           `yaml:"streams"`       // streams of one session
 	ReadyTimeout time.Duration `yaml:"ready_timeout"` // from the upgrade to ready
 	Keepalive    time.Duration `yaml:"keepalive"`     // between pings, 1 s to under 50 s
+	Dials        int           `yaml:"dials"`         // connections to services of one device
+	DeviceRate   int64         `yaml:"device_rate"`   // bytes a second of one device's service streams, each way
+	StreamRate   int64         `yaml:"stream_rate"`   // bytes a second of one of them, each way
 }
 
 // minKeepalive is what a device takes from its server.
@@ -137,7 +153,8 @@ func parseServer(data []byte, path string) (*Server, error) {
 	}
 	s.src = src
 	rebase(filepath.Dir(path), &s.Outer.Cert, &s.Outer.Key,
-		&s.Inner.Cert, &s.Inner.Key, &s.Inner.ClientCA, &s.Admin, &s.Data, &s.NATS.Credentials, &s.NATS.CA)
+		&s.Inner.Cert, &s.Inner.Key, &s.Inner.ClientCA, &s.Admin, &s.Data, &s.NATS.Credentials, &s.NATS.CA,
+		&s.Console.Cert, &s.Console.Key, &s.Console.ClientsCA, &s.Console.Tokens, &s.Audit)
 	for name, file := range s.Anchors {
 		rebase(filepath.Dir(path), &file)
 		s.Anchors[name] = file
@@ -161,7 +178,7 @@ func (s *Server) Validate() error {
 	if s.Inner.Identity != "" {
 		c.oneOf("inner.identity", s.Inner.Identity, IdentityURI, IdentityDNS, IdentitySerial, IdentityCN)
 	}
-	c.services(s.Services)
+	c.services(s.Services, s.AllowExec)
 	for _, name := range keys(s.Anchors) {
 		c.name("anchors."+name, name)
 		c.required("anchors."+name, s.Anchors[name])
@@ -170,6 +187,10 @@ func (s *Server) Validate() error {
 		c.add("services."+serviceHTTP, "cannot be used with anchors, which devices get there: give the service another name")
 	}
 	c.fleet(s)
+	c.routes(s.Routes, s.Services)
+	c.listeners(s.Listeners)
+	c.console(s.Console)
+	c.authorization(s.Authorization)
 	c.notNegative("limits.sessions", int64(s.Limits.Sessions))
 	c.notNegative("limits.half_open", int64(s.Limits.HalfOpen))
 	c.notNegative("limits.streams", int64(s.Limits.Streams))
@@ -178,6 +199,9 @@ func (s *Server) Validate() error {
 	if k := s.Limits.Keepalive; k > 0 && k < minKeepalive {
 		c.add("limits.keepalive", "must be at least 1s, or 0 for the default: devices ping no faster, and the server would call them dead")
 	}
+	c.notNegative("limits.dials", int64(s.Limits.Dials))
+	c.notNegative("limits.device_rate", s.Limits.DeviceRate)
+	c.notNegative("limits.stream_rate", s.Limits.StreamRate)
 	if s.Limits.Keepalive >= maxKeepalive {
 		c.add("limits.keepalive", "must be under 50s: proxies cut connections that are idle for longer")
 	}

@@ -39,6 +39,11 @@ type Config struct {
 	// returns the device's id, or an error: a *RefusedError goes to the peer as it
 	// is, any other as not allowed with its text. It may complete the Hello.
 	Admit func(state tls.ConnectionState, hello *Hello) (device string, err error)
+	// Authorize decides on each stream that the peer opens to a service, whether
+	// anybody listens on it or not; nil allows all. ctx is the session's. A
+	// *RefusedError goes to the peer as it is, any other error as not allowed
+	// with its text.
+	Authorize func(ctx context.Context, device, service string) error
 }
 
 func (c *Config) complete() *Config {

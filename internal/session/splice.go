@@ -6,10 +6,13 @@ import (
 	"net"
 )
 
-// reset makes the coming Close of a stream a failure, as the other side's was.
+// reset makes the coming Close of a connection a failure, as the other side's was.
 func reset(c net.Conn) {
-	if st, ok := c.(*Stream); ok {
-		st.Reset()
+	switch c := c.(type) {
+	case interface{ Reset() }: // a *Stream, or what wraps one
+		c.Reset()
+	case interface{ SetLinger(int) error }: // TCP sends RST instead of FIN
+		_ = c.SetLinger(0)
 	}
 }
 

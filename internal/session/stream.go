@@ -311,6 +311,12 @@ func (s *Session) serve(ys *yamux.Stream, overCap bool) {
 		s.serveSignals(st)
 		return
 	}
+	if s.cfg.Authorize != nil {
+		if err := s.cfg.Authorize(s.ctx, s.Device(), service); err != nil {
+			s.refuseStream(st, notAllowed(err))
+			return
+		}
+	}
 	l := s.cfg.Mux.listener(service)
 	if l == nil {
 		s.refuseStream(st, proto.Answer{Code: proto.NotFound, Text: "no service " + service})
@@ -325,6 +331,14 @@ func (s *Session) serve(ys *yamux.Stream, overCap bool) {
 		s.cfg.Logger.Warn("service does not accept", "service", service, "err", err)
 		_ = st.Close()
 	}
+}
+
+// notAllowed is the refusal for an error of Config.Authorize.
+func notAllowed(err error) proto.Answer {
+	if r := (*RefusedError)(nil); errors.As(err, &r) {
+		return proto.Answer{Code: r.Code, Text: r.Text}
+	}
+	return proto.Answer{Code: proto.NotAllowed, Text: err.Error()}
 }
 
 func (s *Session) refuseStream(st *Stream, a proto.Answer) {

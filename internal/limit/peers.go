@@ -1,0 +1,62 @@
+package limit
+
+import (
+	"net"
+	"sync"
+)
+
+// Peers bounds connections by the peer that they belong to. The zero value
+// bounds nothing.
+type Peers struct {
+	Conns int   // of one peer at once; 0: no limit
+	Rate  int64 // bytes a second of one peer, each way; 0: no limit
+	Each  int64 // bytes a second of one connection, each way; 0: no limit
+
+	mu    sync.Mutex
+	peers map[string]*peer
+}
+
+type peer struct {
+	conns   int
+	in, out *Bucket
+}
+
+// Enter counts a further connection of a peer; false: it has as many as it
+// may. The caller leaves with the function that comes back.
+func (p *Peers) Enter(name string) (leave func(), ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	one := p.peers[name]
+	if one == nil {
+		one = &peer{in: NewBucket(p.Rate), out: NewBucket(p.Rate)}
+		if p.peers == nil {
+			p.peers = map[string]*peer{}
+		}
+		p.peers[name] = one
+	}
+	if p.Conns > 0 && one.conns >= p.Conns {
+		return nil, false
+	}
+	one.conns++
+	var once sync.Once
+	return func() {
+		once.Do(func() {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			if one.conns--; one.conns == 0 {
+				delete(p.peers, name)
+			}
+		})
+	}, true
+}
+
+// Wrap bounds the rate of a connection of a peer that has entered.
+func (p *Peers) Wrap(name string, conn net.Conn) net.Conn {
+	p.mu.Lock()
+	one := p.peers[name]
+	p.mu.Unlock()
+	if one == nil {
+		one = &peer{}
+	}
+	return NewConn(conn, Rate{one.in, NewBucket(p.Each)}, Rate{one.out, NewBucket(p.Each)})
+}
