@@ -69,10 +69,13 @@ internal/session: internal/proto
 client: internal/answer internal/est internal/outer internal/proto internal/session postconn wsconn
 server: internal/est internal/outer internal/proto internal/session postconn wsconn
 internal/config: internal/est internal/outer internal/pki internal/proto
-internal/expose: internal/config internal/session
+internal/limit:
+internal/udp: internal/proto
+internal/expose: internal/config internal/limit internal/session internal/udp
+internal/forward: internal/config internal/session internal/udp
 internal/doctor: internal/answer internal/outer internal/proto internal/session postconn wsconn
 internal/command:
-internal/device: client internal/command internal/config internal/expose
+internal/device: client internal/command internal/config internal/expose internal/forward internal/limit
 `
 
 // Imports point down only: docs/ARCHITECTURE.md has the picture.

@@ -17,6 +17,7 @@ import (
 	"github.com/atls-ws/atls-ws/internal/daemon/admin"
 	"github.com/atls-ws/atls-ws/internal/daemon/fleet"
 	"github.com/atls-ws/atls-ws/internal/expose"
+	"github.com/atls-ws/atls-ws/internal/limit"
 	"github.com/atls-ws/atls-ws/server"
 )
 
@@ -26,6 +27,7 @@ type daemon struct {
 	fleet    *fleet.Fleet
 	server   *server.Server
 	services *expose.Services
+	limits   *limit.Peers // of devices and of operators together
 	counts   outerCounts
 	outer    *http.Server
 	admin    *api
@@ -75,7 +77,8 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server) error {
 		return err
 	}
 	d.fleet.Serve(d.server.Registry())
-	if d.services, err = expose.Start(mux, cfg.Services, d.log); err != nil {
+	d.limits = &limit.Peers{Rate: cfg.Limits.DeviceRate, Each: cfg.Limits.StreamRate}
+	if d.services, err = expose.Start(mux, cfg.Services, expose.Options{Logger: d.log, Limits: d.limits}); err != nil {
 		return err
 	}
 	if d.outerListener, err = listen(ctx, cfg.Listen); err != nil {

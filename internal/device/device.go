@@ -9,6 +9,7 @@ import (
 	"github.com/atls-ws/atls-ws/client"
 	"github.com/atls-ws/atls-ws/internal/config"
 	"github.com/atls-ws/atls-ws/internal/expose"
+	"github.com/atls-ws/atls-ws/internal/limit"
 )
 
 // Options are what is not part of the configuration file.
@@ -35,7 +36,9 @@ func Run(ctx context.Context, cfg *config.Device, o Options) error {
 	for name, c := range cfg.Signals {
 		cc.Mux.OnSignal(name, command{c, o.Logger}.handle)
 	}
-	services, err := expose.Start(cc.Mux, cfg.Services, o.Logger)
+	services, err := expose.Start(cc.Mux, cfg.Services, expose.Options{
+		Logger: o.Logger, Limits: &limit.Peers{Rate: cfg.Limits.Rate, Each: cfg.Limits.StreamRate},
+	})
 	if err != nil {
 		return err
 	}

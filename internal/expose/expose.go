@@ -1,5 +1,6 @@
-// Package expose makes TCP addresses and unix sockets reachable for the other
-// end of a session, as services of a Mux. Both roles use it.
+// Package expose makes what is reachable from this machine reachable for the
+// other end of a session, as services of a Mux: TCP addresses, unix sockets, UDP
+// addresses, programs, and a proxy with a list of destinations. Both roles use it.
 package expose
 
 import (
@@ -11,14 +12,24 @@ import (
 	"time"
 
 	"github.com/atls-ws/atls-ws/internal/config"
+	"github.com/atls-ws/atls-ws/internal/limit"
 	"github.com/atls-ws/atls-ws/internal/session"
+	"github.com/atls-ws/atls-ws/internal/udp"
 )
 
 const dialTimeout = 10 * time.Second // to a target
 
+// Options say how services are reachable. Logger is required.
+type Options struct {
+	Logger *slog.Logger
+	// Limits bound what one peer can use; nil: nothing is bounded.
+	Limits *limit.Peers
+}
+
 // Services are targets that are reachable. Their owner closes them.
 type Services struct {
 	log    *slog.Logger
+	limits *limit.Peers
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -28,9 +39,12 @@ type Services struct {
 
 // Start listens on mux for every service of targets, which maps names to what
 // config.ParseTarget reads. A target is connected to when a peer asks for it,
-// not before. log is required.
-func Start(mux *session.Mux, targets map[string]string, log *slog.Logger) (*Services, error) {
-	s := &Services{log: log}
+// not before.
+func Start(mux *session.Mux, targets map[string]string, o Options) (*Services, error) {
+	s := &Services{log: o.Logger, limits: o.Limits}
+	if s.limits == nil {
+		s.limits = new(limit.Peers)
+	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	for name, text := range targets {
 		target, err := config.ParseTarget(text)
@@ -69,27 +83,58 @@ func (s *Services) accept(l net.Listener, name string, target config.Target) {
 
 // serve connects one stream with the target.
 func (s *Services) serve(conn net.Conn, name string, target config.Target) {
-	log := s.log.With("service", name, "target", target.String())
-	if st, ok := conn.(*session.Stream); ok {
-		log = log.With("device", st.Session().Device(), "session", st.Session().ID())
+	log := s.log.With("service", name, "target", target.Scheme)
+	if target.Address != "" {
+		log = s.log.With("service", name, "target", target.String())
 	}
+	peer, gone := "", make(<-chan struct{})
+	if st, ok := conn.(*session.Stream); ok {
+		peer, gone = st.Session().Device(), st.Session().Done()
+		log = log.With("device", peer, "session", st.Session().ID())
+	}
+	leave, ok := s.limits.Enter(peer)
+	if !ok {
+		abort(conn)
+		log.Warn("service has as many connections as one peer may have")
+		return
+	}
+	defer leave()
+	conn = s.limits.Wrap(peer, conn)
+	stop := context.AfterFunc(s.ctx, func() { _ = conn.Close() })
+	defer stop()
+	var err error
+	switch target.Scheme {
+	case "exec":
+		err = serveExec(s.ctx, conn, gone, target.Command, log)
+	case "proxy":
+		err = serveProxy(s.ctx, conn, target.Allow, log)
+	case "udp":
+		err = s.connect(conn, target, log, udp.Join)
+	default:
+		err = s.connect(conn, target, log, session.Splice)
+	}
+	log.Debug("service ended", "err", err)
+}
+
+// connect joins a stream with a connection to its target.
+func (s *Services) connect(conn net.Conn, target config.Target, log *slog.Logger, join func(conn, to net.Conn) error) error {
 	ctx, cancel := context.WithTimeout(s.ctx, dialTimeout)
 	defer cancel()
 	to, err := new(net.Dialer).DialContext(ctx, target.Network, target.Address)
 	if err != nil {
-		if st, ok := conn.(*session.Stream); ok {
-			st.Reset() // the peer must not take this for an orderly end
-		}
-		_ = conn.Close()
+		abort(conn)
 		log.Warn("service does not answer", "err", err)
-		return
+		return err
 	}
-	stop := context.AfterFunc(s.ctx, func() {
-		_ = conn.Close()
-		_ = to.Close()
-	})
-	defer stop()
+	defer context.AfterFunc(s.ctx, func() { _ = to.Close() })()
 	log.Debug("service connected")
-	err = session.Splice(conn, to)
-	log.Debug("service ended", "err", err)
+	return join(conn, to)
+}
+
+// abort ends a stream as a failure: the peer must not take it for an orderly end.
+func abort(conn net.Conn) {
+	if st, ok := conn.(interface{ Reset() }); ok {
+		st.Reset()
+	}
+	_ = conn.Close()
 }

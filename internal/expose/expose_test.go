@@ -13,12 +13,14 @@ import (
 	"github.com/atls-ws/atls-ws/internal/session"
 )
 
+// quiet are the options of a test that looks at no log.
+var quiet = Options{Logger: slog.New(slog.DiscardHandler)}
+
 func TestMain(m *testing.M) { leak.Main(m) }
 
 func TestStartSaysWhichServiceIsWrong(t *testing.T) {
-	log := slog.New(slog.DiscardHandler)
 	for name, target := range map[string]string{"web": "ftp://h:1", "signals": "tcp://h:1", "a b": "tcp://h:1"} {
-		s, err := Start(new(session.Mux), map[string]string{name: target}, log)
+		s, err := Start(new(session.Mux), map[string]string{name: target}, quiet)
 		if err == nil {
 			s.Close()
 		}
@@ -30,7 +32,7 @@ func TestStartSaysWhichServiceIsWrong(t *testing.T) {
 
 func TestCloseFreesTheNames(t *testing.T) {
 	mux := new(session.Mux)
-	s, err := Start(mux, map[string]string{"a": "tcp://127.0.0.1:1", "b": "unix:///nonexistent"}, slog.New(slog.DiscardHandler))
+	s, err := Start(mux, map[string]string{"a": "tcp://127.0.0.1:1", "b": "unix:///nonexistent"}, quiet)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +68,7 @@ func TestCloseEndsConnectionsInUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = target.Close() }()
-	s, err := Start(new(session.Mux), nil, slog.New(slog.DiscardHandler))
+	s, err := Start(new(session.Mux), nil, quiet)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +103,7 @@ func mustTarget(t *testing.T, s string) config.Target {
 
 func TestTargetThatDoesNotAnswerEndsTheConnection(t *testing.T) {
 	var log bytes.Buffer
-	s, err := Start(new(session.Mux), nil, slog.New(slog.NewTextHandler(&log, nil)))
+	s, err := Start(new(session.Mux), nil, Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
