@@ -29,6 +29,8 @@ type (
 	RefusedError = session.RefusedError
 	// AlertError says that the server refused this device in the inner handshake.
 	AlertError = session.AlertError
+	// Streams is how many streams the server may have open; 0 is 256.
+	Streams int
 	// Applied is how far the signals that the server queues have been handled.
 	Applied = session.Applied
 	// Position is a place in the server's queue of signals.
@@ -93,6 +95,8 @@ type Config struct {
 	// Mux holds the signals and services of this device; nil answers to nothing
 	// until Client's OnSignal and Listen add some.
 	Mux *Mux
+	// Streams is how many streams the server may have open; 0 is 256.
+	Streams int
 	// Applied is how far this device has handled the signals that the server
 	// queues; nil starts anew with the Config, which is right for a device
 	// that keeps no state: a signal could be handled again after a restart.

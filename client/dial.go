@@ -102,7 +102,7 @@ func (d *dialer) dial(ctx context.Context, kind Carrier) (*Session, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, readyTimeout, timeoutError(fmt.Sprintf("no ready within %s", readyTimeout)))
 	defer cancel()
 	s, err := session.Client(ctx, conn, &session.Config{
-		TLS: d.cfg.TLS, Mux: d.cfg.Mux, Logger: d.cfg.Logger, Applied: d.cfg.Applied,
+		TLS: d.cfg.TLS, Mux: d.cfg.Mux, Logger: d.cfg.Logger, Applied: d.cfg.Applied, Streams: d.cfg.Streams,
 		Hello: func() session.Hello {
 			return session.Hello{
 				Software: d.cfg.Software, Carrier: string(kind), Attempt: d.attempt,

@@ -43,13 +43,21 @@ func Run(ctx context.Context, cfg *config.Device, o Options) error {
 		return err
 	}
 	defer services.Close()
+	var f forwards
+	defer f.wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	if o.Once {
-		return once(ctx, cc)
+		return once(ctx, cc, &f, cfg.Forwards)
 	}
 	c, err := client.New(cc)
 	if err != nil {
 		return err
 	}
+	if err := f.listen(ctx, cfg.Forwards, c.Dial, o.Logger); err != nil {
+		return err
+	}
+	f.serve(ctx, o.Logger)
 	err = c.Run(ctx)
 	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
 		return nil // asked to stop: done
@@ -88,7 +96,7 @@ func clientConfig(cfg *config.Device, o Options) (*client.Config, error) {
 		config.PolicyReport: client.OuterAccept, config.PolicyVerify: client.OuterVerify, config.PolicyPin: client.OuterPin,
 	}
 	cc.Outer = &client.OuterConfig{Policy: policy[cfg.Outer.Policy], Roots: roots, Pins: pins}
-	cc.Mux, cc.OnDisconnect, cc.Applied = new(client.Mux), o.OnDisconnect, applied
+	cc.Mux, cc.OnDisconnect, cc.Applied, cc.Streams = new(client.Mux), o.OnDisconnect, applied, cfg.Limits.Streams
 	return cc, nil
 }
 
@@ -108,7 +116,7 @@ func sessionConfig(cfg *config.Device, o Options) (*client.Config, error) {
 }
 
 // once lives through one session.
-func once(ctx context.Context, cc *client.Config) error {
+func once(ctx context.Context, cc *client.Config, f *forwards, list []config.Forward) error {
 	s, err := client.Dial(ctx, cc)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -118,6 +126,10 @@ func once(ctx context.Context, cc *client.Config) error {
 	}
 	defer func() { _ = s.Close() }()
 	cc.Logger.Info("session ready", "device", s.Device(), "session", s.ID(), "remote", s.RemoteAddr().String())
+	if err := f.listen(ctx, list, s.Dial, cc.Logger); err != nil {
+		return err
+	}
+	f.serve(ctx, cc.Logger)
 	select {
 	case <-ctx.Done():
 		return nil
