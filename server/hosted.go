@@ -26,8 +26,7 @@ type hosted struct {
 	wg    sync.WaitGroup
 }
 
-func host(c *Config) (*hosted, error) {
-	app, log := c.Handler, c.Logger
+func host(c *Config, app http.Handler) (*hosted, error) {
 	streams, err := c.Mux.Listen(ServiceHTTP)
 	if err != nil {
 		return nil, err
@@ -36,7 +35,7 @@ func host(c *Config) (*hosted, error) {
 	h.srv = &http.Server{
 		ReadHeaderTimeout: hostedHeaderTimeout,
 		IdleTimeout:       hostedIdleTimeout,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		ErrorLog:          slog.NewLogLogger(c.Logger.Handler(), slog.LevelDebug),
 		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
 			if p, ok := conn.(*httpPeer); ok {
 				return context.WithValue(ctx, peerKey{}, p)

@@ -73,11 +73,12 @@ func New(c *Config) (*Server, error) {
 	}
 	s.post = postconn.NewHandler(&postconn.HandlerOptions{Accept: s.servePost, Admit: s.enter, MaxConns: s.cfg.Limits.Sessions})
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	app := c.Handler
 	if len(s.anchors) > 0 {
-		s.cfg.Handler = s.withAnchors(c.Handler)
+		app = s.withAnchors(app)
 	}
-	if s.cfg.Handler != nil {
-		h, err := host(&s.cfg)
+	if app != nil {
+		h, err := host(&s.cfg, app)
 		if err != nil {
 			return nil, fmt.Errorf("server: %w", err)
 		}

@@ -107,6 +107,13 @@ type OperatorRule struct {
 	Services []string `yaml:"services"` // that may be dialed; empty: all
 }
 
+// ValidateAuthorization is Validate for Authorization alone.
+func (s *Server) ValidateAuthorization() error {
+	c := check{src: s.src}
+	c.authorization(s.Authorization)
+	return c.err()
+}
+
 // Place says where a field of the file stands, as file:line; empty when it does
 // not come from a file.
 func (s *Server) Place(field string) string {

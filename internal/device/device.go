@@ -33,6 +33,7 @@ func Run(ctx context.Context, cfg *config.Device, o Options) error {
 	if err != nil {
 		return err
 	}
+	cc.Streams = cfg.Limits.Streams
 	for name, c := range cfg.Signals {
 		cc.Mux.OnSignal(name, command{c, o.Logger}.handle)
 	}
@@ -96,7 +97,7 @@ func clientConfig(cfg *config.Device, o Options) (*client.Config, error) {
 		config.PolicyReport: client.OuterAccept, config.PolicyVerify: client.OuterVerify, config.PolicyPin: client.OuterPin,
 	}
 	cc.Outer = &client.OuterConfig{Policy: policy[cfg.Outer.Policy], Roots: roots, Pins: pins}
-	cc.Mux, cc.OnDisconnect, cc.Applied, cc.Streams = new(client.Mux), o.OnDisconnect, applied, cfg.Limits.Streams
+	cc.Mux, cc.OnDisconnect, cc.Applied = new(client.Mux), o.OnDisconnect, applied
 	return cc, nil
 }
 

@@ -1,0 +1,156 @@
+package access
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/atls-ws/atls-ws/internal/config"
+)
+
+// checkEvery is how often the configuration file is looked at for a change.
+const checkEvery = 3 * time.Second
+
+// Guard decides by the rules that are in force and records each decision. Its
+// methods may be called from any goroutine.
+type Guard struct {
+	log   *slog.Logger
+	file  string
+	rules atomic.Pointer[rules]
+	audit *audit
+
+	reload chan struct{}
+	wg     sync.WaitGroup
+	stop   context.CancelFunc
+}
+
+// Open makes a guard with the rules of cfg. file is where cfg was read from;
+// its rules are read again when it changes, and empty means that there is none.
+// The caller closes the guard.
+func Open(cfg *config.Server, file string, log *slog.Logger) (*Guard, error) {
+	return open(cfg, file, log, checkEvery)
+}
+
+func open(cfg *config.Server, file string, log *slog.Logger, every time.Duration) (*Guard, error) {
+	a, err := openAudit(cfg.Audit, log)
+	if err != nil {
+		return nil, err
+	}
+	g := &Guard{log: log, file: file, audit: a, reload: make(chan struct{}, 1)}
+	g.rules.Store(&rules{cfg.Authorization, cfg.Place})
+	ctx, cancel := context.WithCancel(context.Background())
+	g.stop = cancel
+	seen := versionOf(file)
+	g.wg.Go(func() { g.watch(ctx, every, seen) })
+	return g, nil
+}
+
+// Close ends the watching of the file and closes the audit log.
+func (g *Guard) Close() {
+	g.stop()
+	g.wg.Wait()
+	g.audit.close()
+}
+
+// Reload reads the rules again, and begins a new audit file. It does not wait.
+func (g *Guard) Reload() {
+	select {
+	case g.reload <- struct{}{}:
+	default:
+	}
+}
+
+// Service decides whether a device may reach a service of the server.
+func (g *Guard) Service(d Device, service string) Decision {
+	decision := g.rules.Load().device(d, func(r config.DeviceRule) bool { return anyOf(r.Services, service) })
+	g.record(Record{Who: "device:" + d.ID, Action: "service", Device: d.ID, Target: service}, decision)
+	return decision
+}
+
+// Route decides whether a device's request may go to a route.
+func (g *Guard) Route(d Device, route string) Decision {
+	decision := g.rules.Load().device(d, func(r config.DeviceRule) bool { return anyOf(r.Routes, route) })
+	g.record(Record{Who: "device:" + d.ID, Action: "route", Device: d.ID, Target: route}, decision)
+	return decision
+}
+
+// Operator decides whether an operator has a scope for a device; target is the
+// service or signal that it is about, from is where the operator is.
+func (g *Guard) Operator(o Operator, from, scope, device, target string) Decision {
+	service := ""
+	if scope == config.ScopeDial {
+		service = target
+	}
+	decision := g.rules.Load().operator(o, scope, device, service)
+	g.record(Record{Who: o.String(), Action: scope, Device: device, Target: target, From: from}, decision)
+	return decision
+}
+
+// Sees says whether an operator may see a device in a list. It is part of the
+// decision on the list and not recorded by itself.
+func (g *Guard) Sees(o Operator, device string) bool {
+	return g.rules.Load().operator(o, config.ScopeList, device, "").Allowed
+}
+
+// Listener records a connection to a local port that the configuration leads
+// to a device.
+func (g *Guard) Listener(l config.Listener, from, rule string) {
+	g.record(Record{Who: "listener " + l.Listen, Action: config.ScopeDial, Device: l.Device, Target: l.Service, From: from}, Decision{true, rule})
+}
+
+func (g *Guard) record(r Record, d Decision) {
+	r.Time, r.Allowed, r.Rule = time.Now().UTC(), d.Allowed, d.Rule
+	g.audit.record(r)
+}
+
+// watch reads the file again when it changes and when Reload says so.
+func (g *Guard) watch(ctx context.Context, every time.Duration, seen version) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-g.reload:
+			g.audit.reopen()
+		case <-tick.C:
+			if now := versionOf(g.file); now == seen {
+				continue
+			}
+		}
+		if g.file != "" {
+			seen = versionOf(g.file) // before it is read: a change meanwhile is seen next time
+			g.read()
+		}
+	}
+}
+
+// version is what changes when the file does.
+type version struct {
+	modified time.Time
+	size     int64
+}
+
+func versionOf(path string) version {
+	info, err := os.Stat(path)
+	if err != nil {
+		return version{}
+	}
+	return version{info.ModTime(), info.Size()}
+}
+
+func (g *Guard) read() {
+	cfg, err := config.ReadServer(g.file)
+	if err == nil {
+		err = cfg.ValidateAuthorization() // flags may complete the rest
+	}
+	if err != nil {
+		g.log.Error("configuration is not read again: the old rules stay", "err", err)
+		return
+	}
+	g.rules.Store(&rules{cfg.Authorization, cfg.Place})
+	g.log.Info("rules read again", "file", g.file, "devices", len(cfg.Authorization.Devices), "operators", len(cfg.Authorization.Operators))
+}
