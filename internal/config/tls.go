@@ -141,6 +141,23 @@ func (s *Server) OuterTLS() (*tls.Config, error) {
 	}, nil
 }
 
+// TLS loads the files of the console's listener. A client certificate is
+// optional for TLS: there are tokens too, and who is let in is decided later.
+func (k *Console) TLS() (*tls.Config, error) {
+	cert, err := loadPair(k.Cert, k.Key, nextOuter)
+	if err != nil {
+		return nil, err
+	}
+	c := &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}, NextProtos: []string{"http/1.1"}}
+	if k.ClientsCA != "" {
+		if c.ClientCAs, err = loadPool(k.ClientsCA, "name the CA that vouches for operators, not that of devices", nil); err != nil {
+			return nil, err
+		}
+		c.ClientAuth = tls.VerifyClientCertIfGiven
+	}
+	return c, nil
+}
+
 // Identify returns the function that takes a device's id from its inner
 // certificate, or nil for the server package's default.
 func (s *Server) Identify() func(tls.ConnectionState) (string, error) {
@@ -181,5 +198,9 @@ func (s *Server) Check() error {
 	_, inner := s.TLS()
 	_, outer := s.OuterTLS()
 	_, anchors := s.AnchorSets()
-	return errors.Join(inner, outer, anchors)
+	var console error
+	if s.Console != (Console{}) {
+		_, console = s.Console.TLS()
+	}
+	return errors.Join(inner, outer, anchors, console)
 }

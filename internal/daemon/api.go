@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 
+	"github.com/atls-ws/atls-ws/internal/daemon/access"
 	"github.com/atls-ws/atls-ws/internal/daemon/admin"
 	"github.com/atls-ws/atls-ws/internal/daemon/fleet"
 	"github.com/atls-ws/atls-ws/server"
@@ -19,13 +20,15 @@ type api struct {
 	server *server.Server
 	fleet  *fleet.Fleet
 	outer  *outerCounts
+	reach  *reach
+	guard  *access.Guard
 	log    *slog.Logger
 	http   *http.Server
 	streams
 }
 
-func newAPI(s *server.Server, f *fleet.Fleet, outer *outerCounts, log *slog.Logger) *api {
-	return &api{server: s, fleet: f, outer: outer, log: log}
+func newAPI(s *server.Server, f *fleet.Fleet, outer *outerCounts, reach *reach, guard *access.Guard, log *slog.Logger) *api {
+	return &api{server: s, fleet: f, outer: outer, reach: reach, guard: guard, log: log}
 }
 
 func (a *api) routes() http.Handler {
@@ -42,9 +45,12 @@ func (a *api) routes() http.Handler {
 	return m
 }
 
-func (a *api) devices(w http.ResponseWriter, _ *http.Request) {
+func (a *api) devices(w http.ResponseWriter, r *http.Request) {
 	all := []admin.Device{}
 	for s := range a.server.Registry().All() {
+		if !a.guard.Sees(operator(r), s.Device()) {
+			continue
+		}
 		hello := s.Hello()
 		d := admin.Device{
 			Device: s.Device(), Session: s.ID(), Since: s.Opened().UTC(), Address: s.RemoteAddr().String(),
@@ -76,7 +82,11 @@ func replyError(w http.ResponseWriter, err error) {
 	case errors.As(err, &refused):
 		reply(w, http.StatusConflict, admin.Outcome{State: admin.Refused, Code: refused.Code.String(), Text: refused.Text})
 	case errors.Is(err, server.ErrNotConnected):
-		reply(w, http.StatusNotFound, admin.Outcome{State: admin.NotConnected})
+		text := ""
+		if late := (*lateError)(nil); errors.As(err, &late) {
+			text = late.Error()
+		}
+		reply(w, http.StatusNotFound, admin.Outcome{State: admin.NotConnected, Text: text})
 	case errors.Is(err, context.DeadlineExceeded):
 		reply(w, http.StatusGatewayTimeout, admin.Outcome{State: admin.Timeout})
 	default:

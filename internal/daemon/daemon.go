@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"time"
 
 	"github.com/atls-ws/atls-ws/internal/config"
@@ -27,6 +28,11 @@ const (
 type Options struct {
 	// Logger is required.
 	Logger *slog.Logger
+	// ConfigFile is where the configuration was read from, whose rules are read
+	// again when it changes; empty: it was not.
+	ConfigFile string
+	// Reload asks to read the rules again and to begin a new audit file; nil: never.
+	Reload <-chan os.Signal
 	// Ready is called when devices and operators can connect, with the address
 	// that is listened on; it may be nil.
 	Ready func(addr net.Addr, admin string)
@@ -50,12 +56,12 @@ func (e *StartError) Next() string { return e.next }
 // Run is a server until ctx ends. It then asks the devices to go, within ten
 // seconds, and returns nil; nothing of it still runs. cfg has been validated.
 func Run(ctx context.Context, cfg *config.Server, o Options) error {
-	d := &daemon{log: o.Logger}
+	d := &daemon{log: o.Logger, file: o.ConfigFile}
 	defer d.close()
 	if err := d.open(ctx, cfg); err != nil {
 		return err
 	}
-	ended := make(chan error, 2)
+	ended := make(chan error, 3)
 	serve := func(what string, srv *http.Server, l net.Listener) {
 		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 			ended <- fmt.Errorf("%s: %w", what, err)
@@ -63,16 +69,23 @@ func Run(ctx context.Context, cfg *config.Server, o Options) error {
 	}
 	d.wg.Go(func() { serve("listener", d.outer, d.outerListener) })
 	d.wg.Go(func() { serve("admin socket", d.admin.http, d.adminListener) })
+	if d.console != nil {
+		d.wg.Go(func() { serve("console", d.console.http, d.console.listener) })
+	}
 	addr, socket := d.outerListener.Addr(), d.adminListener.path
 	d.log.Info("listening", "addr", addr.String(), "path", cfg.Path, "outer_tls", cfg.Outer.Cert != "", "admin", socket)
 	if o.Ready != nil {
 		o.Ready(addr, socket)
 	}
-	select {
-	case err := <-ended:
-		return err
-	case <-ctx.Done():
+	for {
+		select {
+		case err := <-ended:
+			return err
+		case <-o.Reload:
+			d.guard.Reload()
+		case <-ctx.Done():
+			d.shutdown()
+			return nil
+		}
 	}
-	d.shutdown()
-	return nil
 }

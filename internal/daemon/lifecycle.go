@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -14,6 +15,7 @@ import (
 	"syscall"
 
 	"github.com/atls-ws/atls-ws/internal/config"
+	"github.com/atls-ws/atls-ws/internal/daemon/access"
 	"github.com/atls-ws/atls-ws/internal/daemon/admin"
 	"github.com/atls-ws/atls-ws/internal/daemon/fleet"
 	"github.com/atls-ws/atls-ws/internal/expose"
@@ -25,16 +27,23 @@ import (
 type daemon struct {
 	log      *slog.Logger
 	fleet    *fleet.Fleet
+	file     string // of the configuration
 	server   *server.Server
 	services *expose.Services
 	limits   *limit.Peers // of devices and of operators together
 	counts   outerCounts
 	outer    *http.Server
 	admin    *api
+	guard    *access.Guard
+	reach    *reach
+	routes   *routes
+	ownHTTP  bool // the service http is the daemon's own
+	console  *console
 	wg       sync.WaitGroup
 
 	outerListener net.Listener
 	adminListener *socket
+	listeners     listeners
 }
 
 func (d *daemon) open(ctx context.Context, cfg *config.Server) error {
@@ -53,6 +62,9 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server) error {
 	if d.fleet, err = fleet.Open(ctx, fleetConfig(cfg, d.log)); err != nil {
 		return err
 	}
+	if d.guard, err = access.Open(cfg, d.file, d.log); err != nil {
+		return &StartError{fmt.Errorf("audit: %w", err), "name a file that can be written to, or remove audit from the configuration"}
+	}
 	mux := new(server.Mux)
 	mux.OnSignal(server.AnySignal, d.fleet.FromDevice)
 	c := &server.Config{
@@ -62,6 +74,7 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server) error {
 			Connected:    func(s *server.Session) { d.counts.connected(s); d.fleet.Connected(s) },
 			Disconnected: func(s *server.Session, _ error) { d.fleet.Disconnected(s) },
 		},
+		AuthorizeService: d.authorizeService,
 		Limits: server.Limits{
 			Sessions: cfg.Limits.Sessions, HalfOpen: cfg.Limits.HalfOpen, Streams: cfg.Limits.Streams,
 			ReadyTimeout: cfg.Limits.ReadyTimeout, Keepalive: cfg.Limits.Keepalive,
@@ -71,7 +84,11 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server) error {
 		c.Anchors = append(c.Anchors, server.AnchorSet{Name: name, Certificates: sets[name]})
 	}
 	if _, taken := cfg.Services[server.ServiceHTTP]; !taken {
-		c.Handler = http.HandlerFunc(status)
+		d.ownHTTP = true
+		if d.routes, err = newRoutes(cfg.Routes, d.guard, d.log); err != nil {
+			return err
+		}
+		c.Handler = d.routes
 	}
 	if d.server, err = server.New(c); err != nil {
 		return err
@@ -98,9 +115,14 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server) error {
 	if outer != nil {
 		d.outerListener = tls.NewListener(d.outerListener, outer)
 	}
-	d.admin = newAPI(d.server, d.fleet, &d.counts, d.log)
-	d.admin.http = d.httpServer(d.admin.routes())
-	return nil
+	d.reach = &reach{server: d.server, limits: d.limits, dials: &limit.Peers{Conns: cmp.Or(cfg.Limits.Dials, defaultDials)}}
+	d.admin = newAPI(d.server, d.fleet, &d.counts, d.reach, d.guard, d.log)
+	api := d.allow(d.admin.routes())
+	d.admin.http = d.httpServer(api)
+	if err := d.openConsole(ctx, cfg, api); err != nil {
+		return err
+	}
+	return d.listen(ctx, cfg)
 }
 
 func (d *daemon) httpServer(h http.Handler) *http.Server {
@@ -120,6 +142,9 @@ func (d *daemon) shutdown() {
 	d.log.Info("stopping", "devices", d.server.Registry().Len(), "within", shutdownTime.String())
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownTime)
 	defer cancel()
+	if d.console != nil {
+		d.wg.Go(func() { _ = d.console.http.Shutdown(ctx) })
+	}
 	if err := d.server.Shutdown(ctx); err != nil {
 		d.log.Warn("devices were cut off", "err", err)
 	}
@@ -135,8 +160,15 @@ func (d *daemon) close() {
 	if d.server != nil {
 		_ = d.server.Close()
 	}
+	d.listeners.close()
+	if d.console != nil {
+		d.console.close()
+	}
 	if d.services != nil {
 		d.services.Close()
+	}
+	if d.routes != nil {
+		d.routes.close()
 	}
 	if d.outerListener != nil {
 		_ = d.outerListener.Close()
@@ -151,6 +183,9 @@ func (d *daemon) close() {
 	d.wg.Wait()
 	if d.fleet != nil { // last: what the devices answered until now is stored
 		_ = d.fleet.Close()
+	}
+	if d.guard != nil {
+		d.guard.Close()
 	}
 }
 

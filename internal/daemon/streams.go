@@ -1,8 +1,6 @@
 package daemon
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -16,10 +14,7 @@ import (
 	"github.com/atls-ws/atls-ws/server"
 )
 
-const (
-	serviceTimeout = 10 * time.Second // to connect to a device's service
-	keptFailures   = 256
-)
+const keptFailures = 256
 
 // streams are the connections of operators to services of devices.
 type streams struct {
@@ -37,9 +32,15 @@ func (a *api) dial(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusUpgradeRequired, "want the header Upgrade: "+admin.Protocol)
 		return
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), serviceTimeout)
-	defer cancel()
-	stream, err := a.server.DialDevice(ctx, r.PathValue("id"), r.PathValue("service"))
+	var wait time.Duration
+	if text := r.URL.Query().Get("wait"); text != "" {
+		var err error
+		if wait, err = time.ParseDuration(text); err != nil || wait < 0 || wait > admin.MaxTimeout {
+			fail(w, http.StatusBadRequest, "wait: want a duration up to "+admin.MaxTimeout.String()+", such as 30s")
+			return
+		}
+	}
+	stream, err := a.reach.dial(r.Context(), r.PathValue("id"), r.PathValue("service"), wait)
 	if err != nil {
 		replyError(w, err)
 		return
@@ -55,8 +56,8 @@ func (a *api) dial(w http.ResponseWriter, r *http.Request) {
 		_, _ = fmt.Fprintf(buf, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n%s: %d\r\n\r\n",
 			admin.Protocol, admin.StreamHeader, id)
 		_ = buf.Flush() // an error shows in what follows
-		operator := &hijacked{UnixConn: conn.(*net.UnixConn), ahead: buf}
-		if err := server.Splice(operator, &watched{Stream: stream.(*server.Stream), failed: func(err error) { a.fail(id, err) }}); err != nil {
+		stream.failed = func(err error) { a.fail(id, err) }
+		if err := server.Splice(&hijacked{Conn: conn, ahead: buf}, stream); err != nil {
 			a.log.Debug("operator's connection broke", "device", r.PathValue("id"), "service", r.PathValue("service"), "err", err)
 		}
 	})
@@ -109,32 +110,11 @@ func (s *streams) wait() { s.wg.Wait() }
 
 // hijacked is an operator's connection with what net/http has read ahead.
 type hijacked struct {
-	*net.UnixConn
+	net.Conn
 	ahead io.Reader
 }
 
 func (h *hijacked) Read(p []byte) (int, error) { return h.ahead.Read(p) }
 
-// watched is a stream whose errors are noted before whoever copies acts on
-// them by closing the operator's connection.
-type watched struct {
-	*server.Stream
-	failed func(error)
-}
-
-func (w *watched) Read(p []byte) (int, error) {
-	n, err := w.Stream.Read(p)
-	return n, w.note(err)
-}
-
-func (w *watched) Write(p []byte) (int, error) {
-	n, err := w.Stream.Write(p)
-	return n, w.note(err)
-}
-
-func (w *watched) note(err error) error {
-	if err != nil && !errors.Is(err, io.EOF) {
-		w.failed(err)
-	}
-	return err
-}
+// CloseWrite is that of a unix socket or of a TLS connection.
+func (h *hijacked) CloseWrite() error { return h.Conn.(interface{ CloseWrite() error }).CloseWrite() }

@@ -9,7 +9,7 @@
 //	GET  /v1/signals?limit=50                           200 [Signal], newest first, without outcomes
 //	GET  /v1/signals/{id}                               200 Signal
 //	DELETE /v1/signals/{id}?device=D                    200 [Outcome]: cancels what still waits
-//	POST /v1/devices/{id}/services/{service}            101, then raw bytes with half-close
+//	POST /v1/devices/{id}/services/{service}?wait=30s   101, then raw bytes with half-close
 //	GET  /v1/streams/{stream}                           200 Outcome of what the 101 named
 //
 // The POSTs for signals take the data as body, its type as Content-Type, and:

@@ -40,31 +40,6 @@ func (c *Client) Devices(ctx context.Context) ([]Device, error) {
 	return all, nil
 }
 
-// Dial connects to a service of a device. A refusal is an *OutcomeError. The
-// caller owns the connection. ctx bounds the dialing, not the connection.
-func (c *Client) Dial(ctx context.Context, device, service string) (*Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
-	t := &http.Transport{DialContext: c.dialSocket}
-	defer t.CloseIdleConnections()
-	h := http.Header{"Connection": {"Upgrade"}, "Upgrade": {Protocol}}
-	resp, err := c.do(ctx, t, http.MethodPost, devicePath(device)+"/services/"+url.PathEscape(service), h, nil)
-	if err != nil {
-		return nil, err
-	}
-	if resp.StatusCode != http.StatusSwitchingProtocols {
-		return nil, decode(resp, nil)
-	}
-	// net/http's body of a 101 is the connection, with what it had read ahead.
-	rwc, ok := resp.Body.(io.ReadWriteCloser)
-	half, canHalf := resp.Body.(interface{ CloseWrite() error })
-	if !ok || !canHalf {
-		_ = resp.Body.Close()
-		return nil, errors.New("net/http gave a connection without half-close")
-	}
-	return &Conn{rwc: rwc, half: half, client: c, stream: resp.Header.Get(StreamHeader)}, nil
-}
-
 func devicePath(device string) string { return "/v1/devices/" + url.PathEscape(device) }
 
 // call makes one request and decodes its answer into out.
@@ -87,18 +62,24 @@ func (c *Client) do(ctx context.Context, t *http.Transport, method, path string,
 	}
 	req.Header = h
 	resp, err := t.RoundTrip(req)
+	if err != nil {
+		return nil, c.explain(ctx, err)
+	}
+	return resp, nil
+}
+
+// explain is about an error of the way to the daemon.
+func (c *Client) explain(ctx context.Context, err error) error {
+	var op *net.OpError
 	switch {
-	case err == nil:
-		return resp, nil
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return nil, &OutcomeError{Outcome{State: Timeout, Text: "the server does not answer"}}
+		return &OutcomeError{Outcome{State: Timeout, Text: "the server does not answer"}}
 	case ctx.Err() != nil:
-		return nil, ctx.Err()
+		return ctx.Err()
+	case errors.As(err, &op) && op.Op != "dial", errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return &BrokenError{err}
 	}
-	if op := (*net.OpError)(nil); errors.As(err, &op) && op.Op != "dial" || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return nil, &BrokenError{err}
-	}
-	return nil, &UnreachableError{c.path, err}
+	return &UnreachableError{c.path, err}
 }
 
 func (c *Client) dialSocket(ctx context.Context, _, _ string) (net.Conn, error) {

@@ -1,0 +1,169 @@
+package daemon
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+
+	"github.com/atls-ws/atls-ws/internal/config"
+	"github.com/atls-ws/atls-ws/internal/daemon/access"
+	"github.com/atls-ws/atls-ws/internal/web"
+	"github.com/atls-ws/atls-ws/server"
+)
+
+// console shows operators the web pages of devices, at https://DEVICE.DOMAIN/,
+// and has the admin API at https://DOMAIN/.
+type console struct {
+	domain   string
+	service  string
+	guard    *access.Guard
+	logins   *logins
+	page     *web.Page
+	api      http.Handler
+	http     *http.Server
+	listener net.Listener
+}
+
+// openConsole listens when the configuration has a console.
+func (d *daemon) openConsole(ctx context.Context, cfg *config.Server, api http.Handler) error {
+	if cfg.Console == (config.Console{}) {
+		return nil
+	}
+	conf, err := cfg.Console.TLS()
+	if err != nil {
+		return err
+	}
+	c := &console{domain: strings.ToLower(cfg.Console.Domain), service: cfg.Console.Service, guard: d.guard, api: api}
+	if c.service == "" {
+		c.service = config.DefaultWebService
+	}
+	if c.logins, err = newLogins(cfg.Console.Tokens); err != nil {
+		return &StartError{fmt.Errorf("console tokens: %w", err), "write a file with a name and a token on each line, such as: ci 8hKq0vWq3nB6"}
+	}
+	c.page = web.NewPage(web.PageConfig{
+		Dial: func(ctx context.Context, device string) (net.Conn, error) {
+			conn, err := d.reach.dial(ctx, device, c.service, 0)
+			if err != nil {
+				return nil, err // not a nil *reached in a net.Conn
+			}
+			return conn, nil
+		},
+		Device: c.device, Cookie: loginCookie, Explain: c.explain, Logger: d.log,
+	})
+	c.http = d.httpServer(c)
+	l, err := listen(ctx, cfg.Console.Listen)
+	if err != nil {
+		c.page.Close()
+		return err
+	}
+	c.listener = tls.NewListener(l, conf)
+	d.console = c
+	d.log.Info("console", "addr", l.Addr().String(), "domain", c.domain)
+	return nil
+}
+
+func (c *console) close() {
+	_ = c.http.Close()
+	_ = c.listener.Close()
+	c.page.Close()
+}
+
+// device is what a request's Host names, empty for the domain itself.
+func (c *console) device(r *http.Request) string {
+	device, _ := c.split(r)
+	return device
+}
+
+func (c *console) split(r *http.Request) (device string, ok bool) {
+	host := strings.ToLower(r.Host)
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	rest, ok := strings.CutSuffix(host, c.domain)
+	if device, dot := strings.CutSuffix(rest, "."); dot && ok {
+		return device, device != ""
+	}
+	return "", ok && rest == ""
+}
+
+func (c *console) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	device, ok := c.split(r)
+	if !ok {
+		http.Error(w, "this host has no page here: want https://DEVICE."+c.domain+"/", http.StatusMisdirectedRequest)
+		return
+	}
+	if device != "" && r.URL.Path == loginPath {
+		c.logins.serve(w, r)
+		return
+	}
+	who := c.operator(r)
+	if who == nil {
+		c.logins.ask(w, r, device != "")
+		return
+	}
+	if device == "" {
+		if strings.HasPrefix(r.URL.Path, "/v1/") {
+			c.api.ServeHTTP(w, withOperator(r, who))
+			return
+		}
+		http.Error(w, "the page of a device is at https://DEVICE."+c.domain+"/", http.StatusNotFound)
+		return
+	}
+	if !c.guard.Operator(who, r.RemoteAddr, config.ScopeDial, device, c.service).Allowed {
+		http.Error(w, fmt.Sprintf("the server's rules do not let %s reach the service %s of the device %s", who, c.service, device), http.StatusForbidden)
+		return
+	}
+	c.page.ServeHTTP(w, r)
+}
+
+// operator is who a request comes from; nil: nobody who is known.
+func (c *console) operator(r *http.Request) access.Operator {
+	// A certificate that TLS has verified; without clients_ca none is asked for.
+	if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
+		cert := r.TLS.VerifiedChains[0][0]
+		var names access.Operator
+		add := func(name string) {
+			if name != "" {
+				names = append(names, "cert:"+name)
+			}
+		}
+		add(cert.Subject.CommonName)
+		for _, list := range [][]string{cert.EmailAddresses, cert.DNSNames} {
+			for _, name := range list {
+				add(name)
+			}
+		}
+		for _, u := range cert.URIs {
+			add(u.String())
+		}
+		if len(names) > 0 {
+			return names
+		}
+	}
+	if name, ok := c.logins.name(r); ok {
+		return access.Operator{"token:" + name}
+	}
+	return nil
+}
+
+// explain is about a device that cannot be reached.
+func (c *console) explain(err error) (status int, text string) {
+	refused := (*server.RefusedError)(nil)
+	switch {
+	case errors.Is(err, server.ErrNotConnected):
+		return http.StatusServiceUnavailable, "the device is not connected"
+	case errors.As(err, &refused) && refused.Code == server.NotFound:
+		return http.StatusNotFound, "the device has no service " + c.service
+	case errors.As(err, &refused) && refused.Code == server.NotAllowed:
+		return http.StatusForbidden, "the device does not allow it: " + refused.Text
+	case errors.As(err, &refused):
+		return http.StatusServiceUnavailable, "the device refuses: " + refused.Error()
+	case errors.Is(err, context.DeadlineExceeded):
+		return http.StatusGatewayTimeout, "the device does not answer"
+	}
+	return http.StatusBadGateway, "the device cannot be reached: " + err.Error()
+}

@@ -1,0 +1,104 @@
+package daemon
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/atls-ws/atls-ws/internal/config"
+	"github.com/atls-ws/atls-ws/internal/daemon/access"
+	"github.com/atls-ws/atls-ws/internal/daemon/admin"
+	"github.com/atls-ws/atls-ws/server"
+)
+
+// identity is who a device is to the rules. ctx is one of the server's.
+func identity(ctx context.Context, device string) access.Device {
+	d := access.Device{ID: device}
+	if state, ok := server.ConnectionState(ctx); ok && len(state.PeerCertificates) > 0 {
+		d.OU = state.PeerCertificates[0].Subject.OrganizationalUnit
+	}
+	return d
+}
+
+// authorizeService decides on a device's connection to a service. Where the
+// service http is the server's own, each request is decided on by its route.
+func (d *daemon) authorizeService(ctx context.Context, device, service string) error {
+	if service == server.ServiceHTTP && d.ownHTTP {
+		return nil
+	}
+	if d.guard.Service(identity(ctx, device), service).Allowed {
+		return nil
+	}
+	return &server.RefusedError{Code: server.NotAllowed, Text: "the server's rules do not let this device reach the service " + service}
+}
+
+type operatorKey struct{}
+
+// operator is who makes a request of the admin API.
+func operator(r *http.Request) access.Operator {
+	o, ok := r.Context().Value(operatorKey{}).(access.Operator)
+	if !ok {
+		return access.Local
+	}
+	return o
+}
+
+func withOperator(r *http.Request, o access.Operator) *http.Request {
+	return r.WithContext(context.WithValue(r.Context(), operatorKey{}, o))
+}
+
+// allow is the admin API for those who may use it.
+func (d *daemon) allow(api http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		scope, device, target := classify(r)
+		if scope != "" {
+			from := r.RemoteAddr
+			if from == "" || from == "@" {
+				from = "admin socket"
+			}
+			who := operator(r)
+			if !d.guard.Operator(who, from, scope, device, target).Allowed {
+				thing := scope
+				if target != "" {
+					thing += " " + target
+				}
+				reply(w, http.StatusForbidden, admin.Outcome{State: admin.Refused, Code: server.NotAllowed.String(),
+					Text: "the server's rules do not let " + who.String() + " " + thing})
+				return
+			}
+		}
+		api.ServeHTTP(w, r)
+	})
+}
+
+// classify says what a request of the admin API is: by its method and path
+// alone, so that a path which this function does not know is held to the rules
+// too. A device of "*" stands for more than one.
+func classify(r *http.Request) (scope, device, target string) {
+	words := strings.Split(strings.TrimPrefix(r.URL.EscapedPath(), "/v1/"), "/")
+	for i, w := range words {
+		words[i], _ = url.PathUnescape(w) // the server has parsed it before
+	}
+	word := func(i int) string {
+		if i < len(words) {
+			return words[i]
+		}
+		return ""
+	}
+	if word(0) == "devices" {
+		device = word(1)
+	}
+	switch {
+	case word(0) == "streams":
+		return "", "", "" // the outcome of what was decided on before
+	case word(0) == "devices" && word(2) == "services":
+		return config.ScopeDial, device, word(3)
+	case r.Method == http.MethodGet || r.Method == http.MethodHead:
+		return config.ScopeList, device, ""
+	}
+	if device == "" {
+		device = "*"
+	}
+	return config.ScopeSignal, device, r.URL.Query().Get("name")
+}
