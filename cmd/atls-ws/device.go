@@ -18,7 +18,9 @@ func deviceCommand() *cli.Command {
 		&cli.StringSliceFlag{Name: "outer-pin", Usage: "`KEY` for --outer pin: sha256/ and the base64 of the sum of a SubjectPublicKeyInfo"},
 		&cli.StringFlag{Name: "outer-roots", Usage: "`FILE` with CAs for the outer certificate, beside the system's"},
 		&cli.StringFlag{Name: "state", Usage: "`FOLDER` for how far queued signals were handled, so that none is handled twice over a restart (default: in memory)"},
-		&cli.StringSliceFlag{Name: "service", Usage: "let the server reach `NAME=TARGET`: tcp://host:port, unix:///path or http://host:port"},
+		&cli.StringSliceFlag{Name: "service", Usage: "let the server reach `NAME=TARGET`: tcp://host:port, http://host:port, unix:///path, udp://host:port, exec:PROGRAM ARGUMENTS or proxy:DESTINATIONS"},
+		&cli.BoolFlag{Name: "allow-exec", Usage: "let services be programs (exec:)"},
+		&cli.StringSliceFlag{Name: "forward", Usage: "lead a local port to a service of the server: `LISTEN=SERVICE`, with LISTEN :port, host:port, udp:host:port or unix:/path"},
 		&cli.StringSliceFlag{Name: "on", Usage: "run a command for a signal: `NAME=COMMAND`, with NAME * for any other"},
 	)
 	return &cli.Command{
@@ -113,6 +115,9 @@ func deviceConfig(c *cli.Context) (*config.Device, error) {
 			cfg.Services = map[string]string{}
 		}
 		cfg.Services[name] = target
+	}
+	if err := reachFlags(c, cfg); err != nil {
+		return nil, err
 	}
 	on, err := pairs(c, "on")
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -20,13 +21,23 @@ func dialCommand() *cli.Command {
 		Description: "The end of standard input is passed on; the device's end of the connection ends the command.\n" +
 			"As a proxy of ssh:  ssh -o ProxyCommand='atls-ws dial DEVICE ssh' user@device",
 		BashComplete: completeDevices,
-		Flags:        []cli.Flag{adminFlag()},
+		Flags: []cli.Flag{
+			adminFlag(),
+			&cli.BoolFlag{Name: "wait", Usage: "wait for a device that is not connected, and for a server that does not answer"},
+			&cli.DurationFlag{Name: "timeout", Value: 5 * time.Minute, Usage: "how long to wait with --wait"},
+		},
 		Action: func(c *cli.Context) error {
 			if err := wantArgs(c, 2, 2); err != nil {
 				return err
 			}
+			wait := time.Duration(0)
+			if c.Bool("wait") {
+				if wait = c.Duration("timeout"); wait < time.Millisecond || wait > admin.MaxTimeout {
+					return usagef(c, "--timeout %s: want up to %s", wait, admin.MaxTimeout)
+				}
+			}
 			device, service := c.Args().Get(0), c.Args().Get(1)
-			conn, err := adminClient(c).Dial(c.Context, device, service)
+			conn, err := reachDevice(c.Context, c, device, service, wait)
 			if err != nil {
 				return explainAdmin(c, err, device, "--service '"+service+"=TARGET'")
 			}

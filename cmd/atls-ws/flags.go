@@ -80,7 +80,7 @@ func pairs(c *cli.Context, flag string) (map[string]string, error) {
 	for _, s := range c.StringSlice(flag) {
 		name, v, ok := strings.Cut(s, "=")
 		if !ok || name == "" || v == "" {
-			return nil, usagef(c, "--%s %q: want NAME=%s", flag, s, map[string]string{"on": "COMMAND", "service": "TARGET"}[flag])
+			return nil, usagef(c, "--%s %q: want %s", flag, s, map[string]string{"on": "NAME=COMMAND", "service": "NAME=TARGET", "forward": "LISTEN=SERVICE"}[flag])
 		}
 		if _, twice := m[name]; twice {
 			return nil, usagef(c, "--%s %q: %s is given twice", flag, s, name)

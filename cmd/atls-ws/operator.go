@@ -55,10 +55,16 @@ func explainAdmin(c *cli.Context, err error, device, thing string) error {
 		return withNext(err, outcome.Next)
 	case outcome.State == admin.Failed && device == "":
 		return withNext(errors.New(outcome.Text), "see atls-ws "+c.Command.FullName()+" --help")
+	case outcome.State == admin.NotConnected && outcome.Text != "":
+		return withNext(err, "look whether it runs, and at its log; see who is connected with: atls-ws devices")
 	case outcome.State == admin.NotConnected:
 		return withNext(err, "see who is connected with: atls-ws devices")
 	case outcome.State == admin.Timeout:
 		return withNext(err, "the server is busy or hangs: its log says more")
+	case outcome.State == admin.Refused && outcome.Code == "not allowed":
+		return withNext(err, "have it allowed under authorization in the server's configuration")
+	case outcome.State == admin.Refused && outcome.Code == "busy":
+		return withNext(err, "end some of them, or raise limits.dials in the server's configuration")
 	case outcome.State == admin.Refused && outcome.Code == "not found":
 		return withNext(err, "start the device with "+thing)
 	case outcome.State == admin.Refused:

@@ -4,6 +4,9 @@ package main
 
 import (
 	"net"
+	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/urfave/cli/v2"
 
@@ -23,6 +26,7 @@ func serverCommand() *cli.Command {
 		&cli.StringFlag{Name: "outer-key", Usage: "`FILE` with its key"},
 		&cli.StringFlag{Name: "data", Usage: "`FOLDER` in which signals are kept (default: " + config.DefaultData() + ")", EnvVars: []string{"ATLS_WS_DATA"}},
 		&cli.StringFlag{Name: "nats", Usage: "`URL` of a NATS server or cluster that keeps the signals instead (default: inside this server)", EnvVars: []string{"ATLS_WS_NATS"}},
+		&cli.BoolFlag{Name: "allow-exec", Usage: "let services of the configuration be programs"},
 		adminFlag(),
 	)
 	return &cli.Command{
@@ -52,7 +56,10 @@ func runServer(c *cli.Context) error {
 		}
 		return checked(c.App.Writer)
 	}
-	o := daemon.Options{Logger: cfg.Log.Logger(c.App.ErrWriter)}
+	reload := make(chan os.Signal, 1)
+	signal.Notify(reload, syscall.SIGHUP)
+	defer signal.Stop(reload)
+	o := daemon.Options{Logger: cfg.Log.Logger(c.App.ErrWriter), ConfigFile: c.String("config"), Reload: reload}
 	if c.Bool("dev") {
 		o.Ready = func(addr net.Addr, admin string) { printDev(c.App.Writer, c.String("dir"), cfg, addr, admin) }
 	}
@@ -77,6 +84,7 @@ func serverConfig(c *cli.Context) (*config.Server, error) {
 		"outer-cert": &cfg.Outer.Cert, "outer-key": &cfg.Outer.Key, "admin": &cfg.Admin, "data": &cfg.Data, "nats": &cfg.NATS.URL,
 		"log-level": &cfg.Log.Level, "log-format": &cfg.Log.Format,
 	})
+	cfg.AllowExec = cfg.AllowExec || c.Bool("allow-exec")
 	if c.Bool("dev") {
 		if err := makeDev(c.String("dir"), cfg); err != nil {
 			return nil, err

@@ -53,10 +53,17 @@ type site struct {
 	cfg   *config.Server
 	url   string
 	admin *admin.Client
+	log   lines
 	stop  func() error // ends it and returns what Run did
 }
 
 func start(t *testing.T, services map[string]string) *site {
+	t.Helper()
+	return startWith(t, func(cfg *config.Server, _ string) { cfg.Services = services })
+}
+
+// startWith lets prepare complete the configuration, whose files are in dir.
+func startWith(t *testing.T, prepare func(cfg *config.Server, dir string)) *site {
 	t.Helper()
 	s := &site{t: t, ca: must[*pki.CA](t)(pki.NewCA("CA"))}
 	dir := shortDir(t)
@@ -65,15 +72,16 @@ func start(t *testing.T, services map[string]string) *site {
 		t.Fatal(err)
 	}
 	s.cfg = config.DefaultServer()
-	s.cfg.Listen, s.cfg.Admin, s.cfg.Services = "127.0.0.1:0", filepath.Join(dir, "admin.sock"), services
+	s.cfg.Listen, s.cfg.Admin = "127.0.0.1:0", filepath.Join(dir, "admin.sock")
 	s.cfg.Data, s.cfg.Groups = filepath.Join(dir, "data"), map[string][]string{"both": {"d-*", "absent"}}
 	s.cfg.Inner = config.ServerInner{
 		Cert: pki.CertPath(dir, pki.ServerFile), Key: pki.KeyPath(dir, pki.ServerFile), ClientCA: pki.CertPath(dir, pki.CAFile),
 	}
+	prepare(s.cfg, dir)
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, ended := make(chan net.Addr, 1), make(chan error, 1)
 	go func() {
-		ended <- Run(ctx, s.cfg, Options{Logger: slog.New(slog.DiscardHandler), Ready: func(a net.Addr, _ string) { ready <- a }})
+		ended <- Run(ctx, s.cfg, Options{Logger: slog.New(slog.NewTextHandler(&s.log, nil)), Ready: func(a net.Addr, _ string) { ready <- a }})
 	}()
 	select {
 	case a := <-ready:

@@ -1,0 +1,399 @@
+package daemon
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/cookiejar"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/atls-ws/atls-ws/client"
+	"github.com/atls-ws/atls-ws/internal/config"
+	"github.com/atls-ws/atls-ws/internal/daemon/admin"
+	"github.com/atls-ws/atls-ws/internal/pki"
+)
+
+// lines is a log that a test reads while it is written.
+type lines struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+// match waits for the log to have what the expression finds.
+func (l *lines) match(t *testing.T, expression string) string {
+	t.Helper()
+	re := regexp.MustCompile(expression)
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		l.mu.Lock()
+		m := re.FindStringSubmatch(l.b.String())
+		l.mu.Unlock()
+		if m != nil {
+			return m[len(m)-1]
+		}
+	}
+	t.Fatalf("the log does not say %s", expression)
+	return ""
+}
+
+// upper listens on a service of mux and answers in upper case.
+func upper(t *testing.T, mux *client.Mux, name string) {
+	t.Helper()
+	l := must[net.Listener](t)(mux.Listen(name))
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				b, _ := io.ReadAll(c)
+				_, _ = c.Write(bytes.ToUpper(b))
+				_ = c.Close()
+			}()
+		}
+	}()
+}
+
+// say sends text to the end and returns all that comes back.
+func say(t *testing.T, c net.Conn, text string) string {
+	t.Helper()
+	_, _ = io.WriteString(c, text)
+	_ = c.(interface{ CloseWrite() error }).CloseWrite()
+	got, err := io.ReadAll(c)
+	if err != nil {
+		t.Error(err)
+	}
+	_ = c.Close()
+	return string(got)
+}
+
+func TestDialWaitsForTheDevice(t *testing.T) {
+	s := start(t, nil)
+	var outcome *admin.OutcomeError
+	if _, err := s.admin.DialWait(t.Context(), "d", "up", 20*time.Millisecond); !errors.As(err, &outcome) || outcome.State != admin.NotConnected || !strings.Contains(outcome.Text, "within 20ms") {
+		t.Errorf("a device that does not come: %v", err)
+	}
+	got := make(chan string, 1)
+	go func() {
+		c, err := s.admin.DialWait(t.Context(), "d", "up", time.Minute)
+		if err != nil {
+			got <- err.Error()
+			return
+		}
+		got <- say(t, c, "hello")
+	}()
+	mux := new(client.Mux)
+	upper(t, mux, "up")
+	s.connect("d", mux)
+	if text := <-got; text != "HELLO" {
+		t.Error(text)
+	}
+}
+
+func TestListenerLeadsToADevice(t *testing.T) {
+	s := startWith(t, func(cfg *config.Server, _ string) {
+		cfg.Listeners = []config.Listener{{Listen: "127.0.0.1:0", Device: "d", Service: "up"}}
+	})
+	addr := s.log.match(t, `listener leads to a device.* addr=(\S+)`)
+	mux := new(client.Mux)
+	upper(t, mux, "up")
+	s.connect("d", mux)
+	if got := say(t, must[net.Conn](t)(net.Dial("tcp", addr)), "hello"); got != "HELLO" {
+		t.Errorf("%q", got)
+	}
+	s.log.match(t, `msg=decision who="listener 127.0.0.1:0" action=dial device=d target=up .*allowed=true rule=listeners`)
+}
+
+func TestConnectionsToADeviceAreCounted(t *testing.T) {
+	s := startWith(t, func(cfg *config.Server, _ string) { cfg.Limits.Dials = 1 })
+	mux := new(client.Mux)
+	upper(t, mux, "up")
+	s.connect("d", mux)
+	c := must[*admin.Conn](t)(s.admin.Dial(t.Context(), "d", "up"))
+	var outcome *admin.OutcomeError
+	if _, err := s.admin.Dial(t.Context(), "d", "up"); !errors.As(err, &outcome) || outcome.Code != "busy" {
+		t.Errorf("a second connection: %v", err)
+	}
+	if got := say(t, c, "a"); got != "A" {
+		t.Errorf("%q", got)
+	}
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) { // the daemon sees the end a moment later
+		again, err := s.admin.Dial(t.Context(), "d", "up")
+		if err == nil {
+			_ = again.Close()
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestRulesDecideWhatADeviceReaches(t *testing.T) {
+	origin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "%s asks %s", r.Header.Get("X-Device-Id"), r.URL.Path)
+		if !strings.HasPrefix(r.Header.Get("Client-Cert"), ":MII") {
+			t.Errorf("Client-Cert %q", r.Header.Get("Client-Cert"))
+		}
+	}))
+	defer origin.Close()
+	s := startWith(t, func(cfg *config.Server, dir string) {
+		cfg.Services = config.Services{"up": "exec:cat", "other": "exec:cat"}
+		cfg.AllowExec = true
+		cfg.Routes = []config.Route{{Path: "/api", To: origin.URL}, {Path: "/api/admin/", To: origin.URL}, {Host: "special", To: origin.URL + "/s"}}
+		cfg.Authorization.Devices = []config.DeviceRule{{Who: []string{"pump-*"}, Services: []string{"up"}, Routes: []string{"/api", "special"}}}
+		cfg.Audit = filepath.Join(dir, "audit")
+	})
+	sess := s.connect("pump-7", nil)
+	c := must[net.Conn](t)(sess.Dial(t.Context(), "up"))
+	if got := say(t, c, "x"); got != "x" {
+		t.Errorf("%q", got)
+	}
+	for _, service := range []string{"other", "absent"} {
+		var refused *client.RefusedError
+		if _, err := sess.Dial(t.Context(), service); !errors.As(err, &refused) || refused.Code != client.NotAllowed || !strings.Contains(refused.Text, "rules do not let") {
+			t.Errorf("%s: %v", service, err)
+		}
+	}
+	tr := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return sess.Dial(ctx, "http") }}
+	defer tr.CloseIdleConnections()
+	for _, tc := range []struct{ url, want string }{
+		{"http://x/api/v1", "200 pump-7 asks /api/v1"},
+		{"http://x/api", "200 pump-7 asks /api"},
+		{"http://SPECIAL:80/y", "200 pump-7 asks /s/y"},
+		{"http://x/api/admin/z", "403 the server's rules do not let this device reach the route /api/admin/"},
+		{"http://x/api/%2e%2e/admin", "400 a path with . or .. is not taken"},
+		{"http://x/api/..%2fadmin", "400 a path with . or .. is not taken"},
+		{"http://x/apis", "404 404 page not found"},
+	} {
+		resp, err := (&http.Client{Transport: tr}).Get(tc.url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, _ := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		if got := fmt.Sprint(resp.StatusCode, " ", strings.TrimSpace(string(body))); got != tc.want {
+			t.Errorf("%s: %q, want %q", tc.url, got, tc.want)
+		}
+	}
+	log := string(must[[]byte](t)(os.ReadFile(s.cfg.Audit)))
+	for _, want := range []string{
+		`"who":"device:pump-7","action":"service","device":"pump-7","target":"other","allowed":false,"rule":"no rule of authorization.devices allows it"`,
+		`"action":"route","device":"pump-7","target":"/api","allowed":true,"rule":"authorization.devices[0]"`,
+	} {
+		if !strings.Contains(log, want) {
+			t.Errorf("%s is not in the audit log:\n%s", want, log)
+		}
+	}
+}
+
+func TestRulesDecideWhatAnOperatorMay(t *testing.T) {
+	s := startWith(t, func(cfg *config.Server, _ string) {
+		cfg.Authorization.Operators = []config.OperatorRule{
+			{Who: []string{"local"}, May: []string{"dial", "list"}, Devices: []string{"d"}, Services: []string{"up"}},
+		}
+	})
+	mux := new(client.Mux)
+	upper(t, mux, "up")
+	// connect asks for the list of devices, which has d alone.
+	s.connect("d", mux)
+	if got := say(t, must[*admin.Conn](t)(s.admin.Dial(t.Context(), "d", "up")), "x"); got != "X" {
+		t.Errorf("%q", got)
+	}
+	var outcome *admin.OutcomeError
+	for _, to := range [][2]string{{"d", "ssh"}, {"e", "up"}} {
+		if _, err := s.admin.Dial(t.Context(), to[0], to[1]); !errors.As(err, &outcome) || outcome.Code != "not allowed" || !strings.Contains(outcome.Text, "do not let local dial "+to[1]) {
+			t.Errorf("%v: %v", to, err)
+		}
+	}
+	if _, err := s.admin.Push(t.Context(), &admin.Push{Device: "d", Name: "reboot", Timeout: time.Minute}); !errors.As(err, &outcome) || outcome.Code != "not allowed" {
+		t.Errorf("signal: %v", err)
+	}
+}
+
+func TestClassify(t *testing.T) {
+	for request, want := range map[string]string{
+		"GET /v1/devices":                        "list  ",
+		"GET /v1/devices/a%2Fb":                  "list a/b ",
+		"POST /v1/devices/d/signals?name=x":      "signal d x",
+		"POST /v1/devices/d/services/ssh?wait=1": "dial d ssh",
+		"POST /v1/devices/d/services/a%2Fb":      "dial d a/b",
+		"GET /v1/devices/d/services/ssh":         "dial d ssh",
+		"GET /v1/streams/7":                      "  ",
+		"POST /v1/signals?name=x":                "signal * x",
+		"DELETE /v1/devices/d/queue":             "signal d ",
+		"POST /":                                 "signal * ",
+	} {
+		method, target, _ := strings.Cut(request, " ")
+		scope, device, name := classify(httptest.NewRequest(method, target, nil))
+		if got := scope + " " + device + " " + name; got != want {
+			t.Errorf("%s: %q, want %q", request, got, want)
+		}
+	}
+}
+
+// consoleSite is a daemon with a console for the domain dev.test.
+func consoleSite(t *testing.T, rules []config.OperatorRule) (s *site, browse func(cert *tls.Certificate) *http.Client) {
+	t.Helper()
+	operators := must[*pki.CA](t)(pki.NewCA("operators"))
+	public := must[*pki.CA](t)(pki.NewCA("public"))
+	s = startWith(t, func(cfg *config.Server, dir string) {
+		pair := must[*pki.Pair](t)(public.Server([]string{"dev.test", "*.dev.test"}, 0))
+		check := func(err error) {
+			t.Helper()
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		check(os.Mkdir(filepath.Join(dir, "ops"), 0o700))
+		check(operators.Write(filepath.Join(dir, "ops"), false))
+		check(pair.Write(dir, "console", false))
+		check(os.WriteFile(filepath.Join(dir, "tokens"), []byte("ci 0123456789abcdef\n"), 0o600))
+		cfg.Console = config.Console{Listen: "127.0.0.1:0", Cert: pki.CertPath(dir, "console"), Key: pki.KeyPath(dir, "console"),
+			Domain: "dev.test", ClientsCA: pki.CertPath(filepath.Join(dir, "ops"), pki.CAFile), Tokens: filepath.Join(dir, "tokens")}
+		cfg.Authorization.Operators = rules
+	})
+	addr := s.log.match(t, `msg=console addr=(\S+)`)
+	mux := new(client.Mux)
+	l := must[net.Listener](t)(mux.Listen("web"))
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "page of %s%s, auth=%q cookies=%q", r.Host, r.URL.Path, r.Header.Get("Authorization"), r.Header.Get("Cookie"))
+	})}
+	go func() { _ = srv.Serve(l) }()
+	t.Cleanup(func() { _ = srv.Close() })
+	s.connect("pump-7", mux)
+	return s, func(cert *tls.Certificate) *http.Client {
+		tr := &http.Transport{
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return new(net.Dialer).DialContext(ctx, "tcp", addr)
+			},
+			TLSClientConfig: &tls.Config{RootCAs: public.Pool()},
+		}
+		if cert != nil {
+			pair := must[*pki.Pair](t)(operators.Device("alice.ops", 0))
+			*cert = must[tls.Certificate](t)(pair.TLS())
+			tr.TLSClientConfig.Certificates = []tls.Certificate{*cert}
+		}
+		t.Cleanup(tr.CloseIdleConnections)
+		return &http.Client{Transport: tr, Jar: must[*cookiejar.Jar](t)(cookiejar.New(nil))}
+	}
+}
+
+func fetch(t *testing.T, c *http.Client, url, bearer string) (int, string) {
+	t.Helper()
+	req := must[*http.Request](t)(http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil))
+	req.Header.Set("Accept", "text/html")
+	if bearer != "" {
+		req.Header.Set("Authorization", "Bearer "+bearer)
+	}
+	resp, err := c.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	return resp.StatusCode, string(must[[]byte](t)(io.ReadAll(resp.Body)))
+}
+
+func TestConsoleShowsPagesToOperatorsAlone(t *testing.T) {
+	s, browse := consoleSite(t, []config.OperatorRule{
+		{Who: []string{"local"}, May: []string{"list"}, Devices: []string{"*"}},
+		{Who: []string{"token:ci", "cert:*alice.ops"}, May: []string{"dial"}, Devices: []string{"pump-*"}, Services: []string{"web"}},
+		{Who: []string{"cert:*alice.ops"}, May: []string{"list"}, Devices: []string{"*"}},
+	})
+	const page = "https://pump-7.dev.test/x"
+	nobody := browse(nil)
+	for _, tc := range []struct {
+		client              *http.Client
+		url, bearer, expect string
+	}{
+		{nobody, page, "", "401 <!doctype html>"},
+		{nobody, page, "wrong-wrong-wrong", "401 "},
+		{nobody, page, "0123456789abcdef", `200 page of pump-7.dev.test/x, auth="" cookies=""`},
+		{browse(new(tls.Certificate)), page, "", `200 page of pump-7.dev.test/x`},
+		{nobody, "https://gate.dev.test/", "0123456789abcdef", "403 the server's rules do not let token:ci reach the service web of the device gate"},
+		{nobody, "https://pump-9.dev.test/", "0123456789abcdef", "503 atls-ws: the device is not connected"},
+		{nobody, "https://dev.test/", "0123456789abcdef", "404 the page of a device is at"},
+		{nobody, "https://dev.test/v1/devices", "0123456789abcdef", `403 {"state":"refused","code":"not allowed"`},
+		{browse(new(tls.Certificate)), "https://dev.test/v1/devices", "", `200 [{"device":"pump-7"`},
+	} {
+		code, body := fetch(t, tc.client, tc.url, tc.bearer)
+		if got := fmt.Sprint(code, " ", body); !strings.HasPrefix(got, tc.expect) {
+			t.Errorf("%s: %q, want %q", tc.url, got, tc.expect)
+		}
+	}
+	s.log.match(t, `msg=decision who=token:ci action=dial device=gate target=web from=127.0.0.1:\d+ allowed=false`)
+}
+
+func TestConsoleLoginIsForOneDevicesPages(t *testing.T) {
+	s, browse := consoleSite(t, nil)
+	c := browse(nil)
+	resp, err := c.PostForm("https://pump-7.dev.test"+loginPath, url.Values{"token": {"wrong"}})
+	if err != nil || resp.StatusCode != http.StatusForbidden {
+		t.Fatalf("%v, %v", resp, err)
+	}
+	_ = resp.Body.Close()
+	if resp, err = c.PostForm("https://pump-7.dev.test"+loginPath, url.Values{"token": {"0123456789abcdef"}}); err != nil {
+		t.Fatal(err)
+	}
+	body, _ := io.ReadAll(resp.Body)
+	_ = resp.Body.Close()
+	if want := `page of pump-7.dev.test/, auth="" cookies=""`; string(body) != want {
+		t.Errorf("%q, want %q", body, want)
+	}
+	at := must[*url.URL](t)(url.Parse("https://pump-7.dev.test/"))
+	cookie := c.Jar.Cookies(at)[0]
+	other := must[*url.URL](t)(url.Parse("https://pump-8.dev.test/"))
+	c.Jar.SetCookies(other, []*http.Cookie{cookie})
+	if code, body := fetch(t, c, "https://pump-8.dev.test/", ""); code != http.StatusUnauthorized {
+		t.Errorf("the login at another device: %d %s", code, body)
+	}
+	// It ends with its token.
+	if err := os.WriteFile(s.cfg.Console.Tokens, []byte("new fedcba9876543210ff\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code, _ := fetch(t, c, "https://pump-7.dev.test/", ""); code != http.StatusUnauthorized {
+		t.Errorf("after the token's end: %d", code)
+	}
+}
+
+func TestOperatorOfTheConsoleDialsWithHalfClose(t *testing.T) {
+	_, browse := consoleSite(t, nil)
+	tr := browse(nil).Transport.(*http.Transport)
+	raw := must[net.Conn](t)(tr.DialContext(t.Context(), "", ""))
+	conf := tr.TLSClientConfig.Clone()
+	conf.ServerName = "dev.test"
+	conn := tls.Client(raw, conf)
+	defer func() { _ = conn.Close() }()
+	_, _ = io.WriteString(conn, "POST /v1/devices/pump-7/services/web HTTP/1.1\r\nHost: dev.test\r\nAuthorization: Bearer 0123456789abcdef\r\nConnection: Upgrade\r\nUpgrade: atls-stream\r\n\r\n")
+	r := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(r, nil)
+	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatalf("%v, %v", resp, err)
+	}
+	_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+	_ = conn.CloseWrite()
+	if body, err := io.ReadAll(r); !strings.Contains(string(body), "page of x/") || err != nil {
+		t.Errorf("%q, %v", body, err)
+	}
+}
