@@ -77,7 +77,7 @@ func TestReachPostgreSQL(t *testing.T) {
 	psql := program(t, "psql")
 	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
 	if len(found) == 0 {
-		t.Skip("postgresql is not here: .ci/apt installs it")
+		missing(t, "postgresql")
 	}
 	bin := filepath.Dir(found[len(found)-1])
 	s := newSite(t).serve(true)

@@ -24,9 +24,18 @@ func program(t *testing.T, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
 	if err != nil {
-		t.Skipf("%s is not here: .ci/apt installs it", name)
+		missing(t, name)
 	}
 	return path
+}
+
+// missing skips a test, except where everything has to run.
+func missing(t *testing.T, name string) {
+	t.Helper()
+	if os.Getenv("CI") != "" {
+		t.Fatalf("%s is not installed: run .ci/apt", name)
+	}
+	t.Skipf("%s is not installed: .ci/apt does it", name)
 }
 
 // serveWith starts the server with a configuration beside its flags.

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -94,7 +95,15 @@ func TestReachWebPageEventsAndWebSocket(t *testing.T) {
 
 func TestReachWebPageInABrowser(t *testing.T) {
 	t.Parallel()
-	chromium := program(t, "chromium")
+	chromium := ""
+	for _, name := range []string{"chromium", "google-chrome"} {
+		if path, err := exec.LookPath(name); err == nil && chromium == "" {
+			chromium = path
+		}
+	}
+	if chromium == "" {
+		missing(t, "chromium")
+	}
 	s := newSite(t).serve(true)
 	startDevice(t, s, "--service", "web="+webApp(t))
 	s.ready()

@@ -15,10 +15,19 @@ import (
 )
 
 func adminFlag() cli.Flag {
-	return &cli.StringFlag{Name: "admin", Usage: "`SOCKET` of the server's admin API (default: " + admin.DefaultPath() + ")", EnvVars: []string{"ATLS_WS_ADMIN"}}
+	return &cli.StringFlag{Name: "admin", Usage: "`SOCKET` of the server's admin API, or https://DOMAIN of its console, with ATLS_WS_TOKEN, or ATLS_WS_ADMIN_CERT and _KEY, and perhaps ATLS_WS_ADMIN_CA in the environment (default: " + admin.DefaultPath() + ")", EnvVars: []string{"ATLS_WS_ADMIN"}}
 }
 
-func adminClient(c *cli.Context) *admin.Client { return admin.NewClient(c.String("admin")) }
+func adminClient(c *cli.Context) *admin.Client {
+	name := c.String("admin")
+	if !strings.HasPrefix(name, "https://") {
+		return admin.NewClient(name)
+	}
+	return admin.NewRemote(name, admin.Remote{
+		Token: os.Getenv("ATLS_WS_TOKEN"), CA: os.Getenv("ATLS_WS_ADMIN_CA"),
+		Cert: os.Getenv("ATLS_WS_ADMIN_CERT"), Key: os.Getenv("ATLS_WS_ADMIN_KEY"),
+	})
+}
 
 // completeDevices offers the devices that are connected as the first argument.
 func completeDevices(c *cli.Context) {
@@ -61,6 +70,8 @@ func explainAdmin(c *cli.Context, err error, device, thing string) error {
 		return withNext(err, "see who is connected with: atls-ws devices")
 	case outcome.State == admin.Timeout:
 		return withNext(err, "the server is busy or hangs: its log says more")
+	case outcome.State == admin.Refused && outcome.Code == admin.Unauthenticated:
+		return withNext(err, "set ATLS_WS_TOKEN to a token that the console takes, or ATLS_WS_ADMIN_CERT and ATLS_WS_ADMIN_KEY to the files of a certificate")
 	case outcome.State == admin.Refused && outcome.Code == "not allowed":
 		return withNext(err, "have it allowed under authorization in the server's configuration")
 	case outcome.State == admin.Refused && outcome.Code == "busy":

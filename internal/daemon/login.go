@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/atls-ws/atls-ws/internal/daemon/access"
+	"github.com/atls-ws/atls-ws/internal/daemon/admin"
 )
 
 const (
@@ -68,12 +69,12 @@ func (l *logins) name(r *http.Request) (string, bool) {
 // ask answers a request of nobody.
 func (l *logins) ask(w http.ResponseWriter, r *http.Request, page bool) {
 	w.Header().Set("Cache-Control", "no-store")
-	if l.tokens == nil {
-		http.Error(w, "an operator's certificate is required", http.StatusForbidden)
+	w.Header().Set("WWW-Authenticate", `Bearer realm="atls-ws"`)
+	if !page {
+		reply(w, http.StatusUnauthorized, admin.Outcome{State: admin.Refused, Code: admin.Unauthenticated, Text: "an operator's certificate or token is required"})
 		return
 	}
-	w.Header().Set("WWW-Authenticate", `Bearer realm="atls-ws"`)
-	if !page || r.Method != http.MethodGet || !strings.Contains(r.Header.Get("Accept"), "text/html") {
+	if l.tokens == nil || r.Method != http.MethodGet || !strings.Contains(r.Header.Get("Accept"), "text/html") {
 		http.Error(w, "an operator's certificate or token is required", http.StatusUnauthorized)
 		return
 	}

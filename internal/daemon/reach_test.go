@@ -152,7 +152,7 @@ func TestConnectionsToADeviceAreCounted(t *testing.T) {
 
 func TestRulesDecideWhatADeviceReaches(t *testing.T) {
 	origin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprintf(w, "%s asks %s", r.Header.Get("X-Device-Id"), r.URL.Path)
+		_, _ = fmt.Fprintf(w, "%s asks %s", r.Header.Get("X-Device-Id"), r.URL.Path)
 		if !strings.HasPrefix(r.Header.Get("Client-Cert"), ":MII") {
 			t.Errorf("Client-Cert %q", r.Header.Get("Client-Cert"))
 		}
@@ -253,13 +253,13 @@ func TestClassify(t *testing.T) {
 	}
 }
 
-// consoleSite is a daemon with a console for the domain dev.test.
-func consoleSite(t *testing.T, rules []config.OperatorRule) (s *site, browse func(cert *tls.Certificate) *http.Client) {
+// consoleSite is a daemon with a console for a domain.
+func consoleSite(t *testing.T, domain string, rules []config.OperatorRule) (s *site, browse func(cert *tls.Certificate) *http.Client) {
 	t.Helper()
 	operators := must[*pki.CA](t)(pki.NewCA("operators"))
 	public := must[*pki.CA](t)(pki.NewCA("public"))
 	s = startWith(t, func(cfg *config.Server, dir string) {
-		pair := must[*pki.Pair](t)(public.Server([]string{"dev.test", "*.dev.test"}, 0))
+		pair := must[*pki.Pair](t)(public.Server([]string{domain, "*." + domain}, 0))
 		check := func(err error) {
 			t.Helper()
 			if err != nil {
@@ -267,18 +267,20 @@ func consoleSite(t *testing.T, rules []config.OperatorRule) (s *site, browse fun
 			}
 		}
 		check(os.Mkdir(filepath.Join(dir, "ops"), 0o700))
+		check(os.Mkdir(filepath.Join(dir, "public"), 0o700))
+		check(public.Write(filepath.Join(dir, "public"), false))
 		check(operators.Write(filepath.Join(dir, "ops"), false))
 		check(pair.Write(dir, "console", false))
 		check(os.WriteFile(filepath.Join(dir, "tokens"), []byte("ci 0123456789abcdef\n"), 0o600))
 		cfg.Console = config.Console{Listen: "127.0.0.1:0", Cert: pki.CertPath(dir, "console"), Key: pki.KeyPath(dir, "console"),
-			Domain: "dev.test", ClientsCA: pki.CertPath(filepath.Join(dir, "ops"), pki.CAFile), Tokens: filepath.Join(dir, "tokens")}
+			Domain: domain, ClientsCA: pki.CertPath(filepath.Join(dir, "ops"), pki.CAFile), Tokens: filepath.Join(dir, "tokens")}
 		cfg.Authorization.Operators = rules
 	})
 	addr := s.log.match(t, `msg=console addr=(\S+)`)
 	mux := new(client.Mux)
 	l := must[net.Listener](t)(mux.Listen("web"))
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprintf(w, "page of %s%s, auth=%q cookies=%q", r.Host, r.URL.Path, r.Header.Get("Authorization"), r.Header.Get("Cookie"))
+		_, _ = fmt.Fprintf(w, "page of %s%s, auth=%q cookies=%q", r.Host, r.URL.Path, r.Header.Get("Authorization"), r.Header.Get("Cookie"))
 	})}
 	go func() { _ = srv.Serve(l) }()
 	t.Cleanup(func() { _ = srv.Close() })
@@ -316,7 +318,7 @@ func fetch(t *testing.T, c *http.Client, url, bearer string) (int, string) {
 }
 
 func TestConsoleShowsPagesToOperatorsAlone(t *testing.T) {
-	s, browse := consoleSite(t, []config.OperatorRule{
+	s, browse := consoleSite(t, "dev.test", []config.OperatorRule{
 		{Who: []string{"local"}, May: []string{"list"}, Devices: []string{"*"}},
 		{Who: []string{"token:ci", "cert:*alice.ops"}, May: []string{"dial"}, Devices: []string{"pump-*"}, Services: []string{"web"}},
 		{Who: []string{"cert:*alice.ops"}, May: []string{"list"}, Devices: []string{"*"}},
@@ -346,7 +348,7 @@ func TestConsoleShowsPagesToOperatorsAlone(t *testing.T) {
 }
 
 func TestConsoleLoginIsForOneDevicesPages(t *testing.T) {
-	s, browse := consoleSite(t, nil)
+	s, browse := consoleSite(t, "dev.test", nil)
 	c := browse(nil)
 	resp, err := c.PostForm("https://pump-7.dev.test"+loginPath, url.Values{"token": {"wrong"}})
 	if err != nil || resp.StatusCode != http.StatusForbidden {
@@ -377,8 +379,43 @@ func TestConsoleLoginIsForOneDevicesPages(t *testing.T) {
 	}
 }
 
+func TestOperatorElsewhereUsesTheConsole(t *testing.T) {
+	s, _ := consoleSite(t, "localhost", []config.OperatorRule{
+		{Who: []string{"local"}, May: []string{"list"}, Devices: []string{"*"}},
+		{Who: []string{"token:ci"}, May: []string{"list", "dial"}, Devices: []string{"*"}},
+	})
+	_, port, _ := net.SplitHostPort(s.log.match(t, `msg=console addr=(\S+)`))
+	file := pki.CertPath(filepath.Join(filepath.Dir(s.cfg.Admin), "public"), pki.CAFile)
+	at := "https://localhost:" + port
+	c := admin.NewRemote(at, admin.Remote{CA: file, Token: "0123456789abcdef"})
+	all, err := c.Devices(t.Context())
+	if err != nil || len(all) != 1 || all[0].Device != "pump-7" {
+		t.Errorf("%v, %v", all, err)
+	}
+	stream := must[*admin.Conn](t)(c.Dial(t.Context(), "pump-7", "web"))
+	if got := say(t, stream, "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"); !strings.Contains(got, "page of x/") {
+		t.Errorf("%q", got)
+	}
+	var outcome *admin.OutcomeError
+	if _, err := c.Push(t.Context(), "pump-7", "reboot", "", nil, 0); !errors.As(err, &outcome) || outcome.Code != "not allowed" {
+		t.Errorf("signal: %v", err)
+	}
+	if _, err := admin.NewRemote(at, admin.Remote{CA: file}).Devices(t.Context()); !errors.As(err, &outcome) || outcome.Code != admin.Unauthenticated {
+		t.Errorf("nobody: %v", err)
+	}
+	var unreachable *admin.UnreachableError
+	for _, bad := range []*admin.Client{
+		admin.NewRemote(at, admin.Remote{}), // signed by nobody known
+		admin.NewRemote(at+"/x", admin.Remote{CA: file}), admin.NewRemote(at, admin.Remote{CA: "/nonexistent"}), admin.NewRemote(at, admin.Remote{CA: file, Cert: file}),
+	} {
+		if _, err := bad.Devices(t.Context()); !errors.As(err, &unreachable) {
+			t.Errorf("%v", err)
+		}
+	}
+}
+
 func TestOperatorOfTheConsoleDialsWithHalfClose(t *testing.T) {
-	_, browse := consoleSite(t, nil)
+	_, browse := consoleSite(t, "dev.test", nil)
 	tr := browse(nil).Transport.(*http.Transport)
 	raw := must[net.Conn](t)(tr.DialContext(t.Context(), "", ""))
 	conf := tr.TLSClientConfig.Clone()

@@ -29,8 +29,9 @@ const (
 func Join(stream, socket net.Conn) error {
 	f := newFlow()
 	f.attach(stream)
-	fromSocket := make(chan error, 1)
+	read := make(chan struct{})
 	go func() {
+		defer close(read)
 		buf := make([]byte, proto.MaxDatagram)
 		for {
 			n, err := socket.Read(buf)
@@ -38,7 +39,6 @@ func Join(stream, socket net.Conn) error {
 				continue
 			}
 			if err != nil {
-				fromSocket <- err
 				f.close()
 				return
 			}
@@ -49,7 +49,7 @@ func Join(stream, socket net.Conn) error {
 		_, _ = socket.Write(d) // lost, as UDP loses
 	})
 	_ = socket.Close()
-	<-fromSocket
+	<-read
 	return err
 }
 

@@ -69,9 +69,9 @@ func TestOriginIsToldWhoAsksAndNotWhatTheDeviceSays(t *testing.T) {
 	leaf, middle, root := cert.Leaf, &x509.Certificate{Raw: []byte("intermediate")}, &x509.Certificate{Raw: []byte("root")}
 	origin := start(t, func(w http.ResponseWriter, r *http.Request) {
 		for _, name := range []string{HeaderCert, HeaderChain, HeaderDeviceID, "Client_cert", "X_device_id", "X-Forwarded-For", "X_forwarded_for", "Forwarded", "Other"} {
-			fmt.Fprintf(w, "%s=%s\n", name, strings.Join(r.Header[name], "|"))
+			_, _ = fmt.Fprintf(w, "%s=%s\n", name, strings.Join(r.Header[name], "|"))
 		}
-		fmt.Fprintf(w, "%s %s", r.URL, r.Host)
+		_, _ = fmt.Fprintf(w, "%s %s", r.URL, r.Host)
 	})
 	to, _ := url.Parse(origin + "/base")
 	tr := Transport()
@@ -136,7 +136,7 @@ func TestPageKeepsTheHostUnlessAnotherIsGiven(t *testing.T) {
 		w.Header().Add("Set-Cookie", "a=b; Domain=example.com; Path=/")
 		w.Header().Add("Set-Cookie", "own=evil; Path=/")
 		w.WriteHeader(http.StatusFound)
-		fmt.Fprintf(w, "%s %s %s cookie=%s auth=%s", r.Host, r.Header.Get("Origin"), r.Header.Get("X-Forwarded-Host"), r.Header.Get("Cookie"), r.Header.Get("Authorization"))
+		_, _ = fmt.Fprintf(w, "%s %s %s cookie=%s auth=%s", r.Host, r.Header.Get("Origin"), r.Header.Get("X-Forwarded-Host"), r.Header.Get("Cookie"), r.Header.Get("Authorization"))
 	}
 	prepare := func(r *http.Request) {
 		r.Header.Set("Origin", "http://"+r.URL.Host)

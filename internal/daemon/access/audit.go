@@ -62,7 +62,7 @@ func (a *audit) record(r Record) {
 	line, _ := json.Marshal(r) // of texts and a time: no error
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	var err error = os.ErrClosed
+	err := os.ErrClosed
 	if a.file != nil {
 		_, err = a.file.Write(append(line, '\n'))
 	}

@@ -1,5 +1,5 @@
 // Package admin is the client of a daemon's admin API, HTTP/1.1 over a unix
-// socket, and the values that travel over it:
+// socket or over the daemon's console, and the values that travel over it:
 //
 //	GET  /v1/devices                                    200 [Device]
 //	GET  /v1/devices/{id}/signals                       200 [QueuedSignal]
@@ -25,6 +25,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/atls-ws/atls-ws/internal/session"
@@ -64,6 +65,10 @@ type OuterCounts struct {
 	Intercepted int `json:"intercepted"` // the outer TLS did not end here
 	Unverified  int `json:"unverified"`  // the outer chain did not validate
 }
+
+// Unauthenticated is the code of a refusal for an operator who has not said who
+// it is.
+const Unauthenticated = "unauthenticated"
 
 // The states of an Outcome.
 const (
@@ -165,6 +170,9 @@ func (e *UnreachableError) Error() string {
 	err := e.Err
 	for errors.Unwrap(err) != nil {
 		err = errors.Unwrap(err) // the innermost: the path and the call are said
+	}
+	if strings.HasPrefix(e.Path, "https://") {
+		return fmt.Sprintf("no server answers at %s: %v", e.Path, err)
 	}
 	return fmt.Sprintf("no server answers on the admin socket %s: %v", e.Path, err)
 }

@@ -19,16 +19,19 @@ const (
 	maxAnswer   = 64 << 20 // of a list of devices
 )
 
-// Client speaks to the daemon whose socket is at a path. It keeps no
-// connection; its methods may be called concurrently.
-type Client struct{ path string }
+// Client speaks to the daemon whose socket is at a path, or to its console. It
+// keeps no connection; its methods may be called concurrently.
+type Client struct {
+	path   string // or the console's URL
+	remote *Remote
+}
 
 // NewClient makes a client; it does no I/O. An empty path is DefaultPath.
 func NewClient(path string) *Client {
 	if path == "" {
 		path = DefaultPath()
 	}
-	return &Client{path}
+	return &Client{path: path}
 }
 
 // Devices lists the devices that are connected, by name.
@@ -48,7 +51,7 @@ func (c *Client) call(ctx context.Context, method, path, contentType string, bod
 	if contentType != "" {
 		h.Set("Content-Type", contentType)
 	}
-	resp, err := c.do(ctx, &http.Transport{DisableKeepAlives: true, DialContext: c.dialSocket}, method, path, h, body)
+	resp, err := c.do(ctx, &http.Transport{DisableKeepAlives: true, DialContext: c.connect}, method, path, h, body)
 	if err != nil {
 		return err
 	}
@@ -61,6 +64,7 @@ func (c *Client) do(ctx context.Context, t *http.Transport, method, path string,
 		return nil, err
 	}
 	req.Header = h
+	c.sign(req)
 	resp, err := t.RoundTrip(req)
 	if err != nil {
 		return nil, c.explain(ctx, err)
@@ -82,7 +86,11 @@ func (c *Client) explain(ctx context.Context, err error) error {
 	return &UnreachableError{c.path, err}
 }
 
-func (c *Client) dialSocket(ctx context.Context, _, _ string) (net.Conn, error) {
+// connect is for a transport's DialContext.
+func (c *Client) connect(ctx context.Context, _, _ string) (net.Conn, error) {
+	if c.remote != nil {
+		return c.remote.connect(ctx)
+	}
 	if err := CheckOwner(c.path); err != nil {
 		return nil, err
 	}

@@ -22,7 +22,7 @@ func (c *Client) Dial(ctx context.Context, device, service string) (*Conn, error
 func (c *Client) DialWait(ctx context.Context, device, service string, wait time.Duration) (*Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, wait+dialTimeout)
 	defer cancel()
-	conn, err := c.dialSocket(ctx, "", "")
+	conn, err := c.connect(ctx, "", "")
 	if err != nil {
 		return nil, c.explain(ctx, err)
 	}
@@ -40,6 +40,7 @@ func (c *Client) DialWait(ctx context.Context, device, service string, wait time
 		return fail(err)
 	}
 	req.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {Protocol}}
+	c.sign(req)
 	if err := req.Write(conn); err != nil {
 		return fail(c.explain(ctx, err))
 	}

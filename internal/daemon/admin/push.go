@@ -123,7 +123,7 @@ func (c *Client) post(ctx context.Context, path string, p *Push) (*http.Response
 	if p.ContentType != "" {
 		h.Set("Content-Type", p.ContentType)
 	}
-	return c.do(ctx, &http.Transport{DisableKeepAlives: true, DialContext: c.dialSocket}, http.MethodPost, path, h, p.Data)
+	return c.do(ctx, &http.Transport{DisableKeepAlives: true, DialContext: c.connect}, http.MethodPost, path, h, p.Data)
 }
 
 // Signals lists the latest sends, newest first.
