@@ -35,3 +35,23 @@ func TestDatagramsKeepTheirBoundaries(t *testing.T) {
 		t.Errorf("too large: %v", err)
 	}
 }
+
+func FuzzReadDatagram(f *testing.F) {
+	f.Add([]byte("\x00\x03one\x00\x00"))
+	f.Add([]byte("\xff\xff1"))
+	f.Fuzz(func(t *testing.T, stream []byte) {
+		r, buf, again := bytes.NewReader(stream), make([]byte, MaxDatagram), []byte(nil)
+		for {
+			n, err := ReadDatagram(r, buf)
+			if err != nil {
+				break
+			}
+			if again, err = AppendDatagram(again, buf[:n]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !bytes.HasPrefix(stream, again) {
+			t.Errorf("%x read as %x", stream, again)
+		}
+	})
+}
