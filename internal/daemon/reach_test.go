@@ -397,7 +397,7 @@ func TestOperatorElsewhereUsesTheConsole(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 	var outcome *admin.OutcomeError
-	if _, err := c.Push(t.Context(), "pump-7", "reboot", "", nil, 0); !errors.As(err, &outcome) || outcome.Code != "not allowed" {
+	if _, err := c.Push(t.Context(), &admin.Push{Device: "pump-7", Name: "reboot"}); !errors.As(err, &outcome) || outcome.Code != "not allowed" {
 		t.Errorf("signal: %v", err)
 	}
 	if _, err := admin.NewRemote(at, admin.Remote{CA: file}).Devices(t.Context()); !errors.As(err, &outcome) || outcome.Code != admin.Unauthenticated {
