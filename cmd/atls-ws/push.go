@@ -164,7 +164,7 @@ func explainPush(c *cli.Context, err error, p *admin.Push) error {
 	switch {
 	case errors.As(err, &broken), errors.As(err, &outcome) && outcome.State == admin.Timeout:
 		return withNext(err, "atls-ws signals show "+p.ID+"; or push it again with --id "+p.ID+": it is not handled twice")
-	case c.Context.Err() != nil:
+	case c.Err() != nil:
 		return withNext(errors.New("interrupted: the signal may be queued"), "atls-ws signals show "+p.ID)
 	}
 	return explainAdmin(c, err, p.Device, "")

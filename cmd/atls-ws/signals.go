@@ -29,12 +29,12 @@ func signalsCommand() *cli.Command {
 			{
 				Name: "show", Usage: "say what became of a signal at each of its devices", ArgsUsage: "ID", Action: signalsShow,
 				Description: "queued: on the server's disk. delivered: the device has it and has not answered. acked, refused: the\n" +
-					"device's answer. expired, dropped (for a newer one, the queue was full), cancelled: it never will be handled.",
+					"device's answer. expired, dropped (for a newer one, the queue was full), canceled: it never will be handled.",
 				Flags: []cli.Flag{adminFlag(), asJSON},
 			},
 			{
 				Name: "cancel", Usage: "take a signal back where it has not been delivered", ArgsUsage: "ID", Action: signalsCancel,
-				Description: "Exit status 0: it is cancelled at every device. 1: some device has it.",
+				Description: "Exit status 0: it is canceled at every device. 1: some device has it.",
 				Flags:       []cli.Flag{adminFlag(), device("only at the device `ID`"), asJSON},
 			},
 		},
@@ -104,7 +104,7 @@ func signalsCancel(c *cli.Context) error {
 	}
 	kept := 0
 	for _, o := range all {
-		if o.State != admin.Cancelled {
+		if o.State != admin.Canceled {
 			kept++
 		}
 	}
@@ -114,7 +114,7 @@ func signalsCancel(c *cli.Context) error {
 		err = outcomes(c, all)
 	}
 	if kept > 0 {
-		err = errors.Join(err, withNext(fmt.Errorf("not cancelled at %d of %d devices", kept, len(all)), "the table says why: what a device has, it handles"))
+		err = errors.Join(err, withNext(fmt.Errorf("not canceled at %d of %d devices", kept, len(all)), "the table says why: what a device has, it handles"))
 	}
 	return err
 }

@@ -189,7 +189,7 @@ func TestAGroupIsTold(t *testing.T) {
 	if q := must[[]admin.QueuedSignal](t)(s.admin.Queue(t.Context(), "absent")); len(q) != 1 || q[0].ID != p.ID {
 		t.Errorf("%+v", q)
 	}
-	if all := must[[]admin.Outcome](t)(s.admin.Cancel(t.Context(), p.ID, "absent")); len(all) != 1 || all[0].State != admin.Cancelled {
+	if all := must[[]admin.Outcome](t)(s.admin.Cancel(t.Context(), p.ID, "absent")); len(all) != 1 || all[0].State != admin.Canceled {
 		t.Errorf("%+v", all)
 	}
 	if l := must[[]admin.Signal](t)(s.admin.Signals(t.Context(), 5)); len(l) != 1 || l[0].ID != p.ID {

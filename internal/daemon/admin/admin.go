@@ -4,7 +4,7 @@
 //	GET  /v1/devices                                    200 [Device]
 //	GET  /v1/devices/{id}/signals                       200 [QueuedSignal]
 //	POST /v1/devices/{id}/signals?name=N                Outcome: 200 acked, 202 queued or delivered, 409 refused,
-//	                                                    410 expired, dropped or cancelled, 507 queue full
+//	                                                    410 expired, dropped or canceled, 507 queue full
 //	POST /v1/signals?name=N&group=G (or all=true)       200, a Progress a line, the last with the Summary
 //	GET  /v1/signals?limit=50                           200 [Signal], newest first, without outcomes
 //	GET  /v1/signals/{id}                               200 Signal
@@ -78,7 +78,7 @@ const (
 	Refused      = "refused"       // the device said no
 	Expired      = "expired"       // it was not handled in time
 	Dropped      = "dropped"       // it made room for a newer one
-	Cancelled    = "cancelled"     // an operator took it back
+	Canceled     = "canceled"      // an operator took it back
 	NotConnected = "not connected" // nothing was sent
 	Unknown      = "unknown"       // no such signal
 	Unavailable  = "unavailable"   // the server cannot do it now; Text and Next say why

@@ -55,7 +55,7 @@ func (l *link) sendAll(ctx context.Context, sent chan<- sentSignal) error {
 				s.state = admin.Expired
 			case !l.sending(s.seq, s.id):
 				l.next = s.seq + 1
-				continue // cancelled or dropped, and noted as such
+				continue // canceled or dropped, and noted as such
 			default:
 				if l.unnumber {
 					sig.Seq = 0

@@ -4,7 +4,7 @@
 //
 // A signal is stored, and synced to the disk, before its sender hears "queued".
 // It leaves its device's queue when the device has answered, when it expires,
-// or when it is cancelled or dropped for a newer one; what became of it is
+// or when it is canceled or dropped for a newer one; what became of it is
 // stored before it leaves. An offline device costs what its queue takes on the
 // disk and an entry in JetStream's index: no goroutine, no timer, no consumer.
 package fleet

@@ -186,7 +186,7 @@ func TestCancelTakesBackWhatWaits(t *testing.T) {
 	everywhere(t, func(t *testing.T, s *site) {
 		s.start()
 		first, second := s.to("d", "1"), s.to("d", "2")
-		if all := must[[]admin.Outcome](t)(s.f.Cancel(t.Context(), first, "")); len(all) != 1 || all[0].State != admin.Cancelled {
+		if all := must[[]admin.Outcome](t)(s.f.Cancel(t.Context(), first, "")); len(all) != 1 || all[0].State != admin.Canceled {
 			t.Errorf("%+v", all)
 		}
 		d := s.device("d")
@@ -195,7 +195,7 @@ func TestCancelTakesBackWhatWaits(t *testing.T) {
 		if all := must[[]admin.Outcome](t)(s.f.Cancel(t.Context(), second, "d")); all[0].State != admin.Acked {
 			t.Errorf("%+v", all)
 		}
-		if got := d.seen(); !slices.Equal(got, []string{"2"}) || s.outcome(first).State != admin.Cancelled {
+		if got := d.seen(); !slices.Equal(got, []string{"2"}) || s.outcome(first).State != admin.Canceled {
 			t.Errorf("got %q, %+v", got, s.outcome(first))
 		}
 		if _, err := s.f.Cancel(t.Context(), strings.Repeat("0", 32), ""); !errors.Is(err, ErrUnknown) {

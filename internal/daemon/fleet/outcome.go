@@ -191,7 +191,7 @@ func (f *Fleet) cancelOne(ctx context.Context, o admin.Outcome) (admin.Outcome, 
 		o.State = admin.Delivered
 		return o, nil
 	}
-	o.State, o.Text, o.Time = admin.Cancelled, "", time.Now().UTC()
+	o.State, o.Text, o.Time = admin.Canceled, "", time.Now().UTC()
 	return o, f.remove(ctx, found, &o)
 }
 

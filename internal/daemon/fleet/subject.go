@@ -60,6 +60,3 @@ func name(token string) string {
 	}
 	return b.String()
 }
-
-// lastToken is what follows the last dot.
-func lastToken(subject string) string { return subject[strings.LastIndexByte(subject, '.')+1:] }
