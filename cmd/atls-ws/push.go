@@ -69,7 +69,7 @@ func push(c *cli.Context) error {
 	case o.State != admin.Acked:
 		_, err = fmt.Fprintf(c.App.Writer, "%s\nsignal %s\n", o, o.Signal)
 	case o.Text != "":
-		_, err = fmt.Fprintln(c.App.Writer, o.Text)
+		_, err = fmt.Fprintln(c.App.Writer, printable(o.Text))
 	}
 	return err
 }
@@ -136,7 +136,7 @@ func pushData(c *cli.Context, arg string) ([]byte, error) {
 
 // pushError is what a signal's state at its device means to whoever pushed it.
 func pushError(o *admin.Outcome, p *admin.Push) error {
-	err := fmt.Errorf("device %s: %s", p.Device, o)
+	err := fmt.Errorf("device %s: %s", p.Device, printable(o.String()))
 	show := "atls-ws signals show " + p.ID
 	switch o.State {
 	case admin.Acked:

@@ -230,7 +230,7 @@ func (f *Fleet) listenForBells(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := f.store.checkHighWater(f.queue, last); err != nil {
+	if f.queue, err = f.store.checkHighWater(ctx, f.queue, last); err != nil {
 		return err
 	}
 	f.lastBell.CompareAndSwap(0, last)

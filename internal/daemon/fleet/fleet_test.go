@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -96,6 +98,27 @@ func TestADeviceAheadOfARestoredQueueLosesNothing(t *testing.T) {
 	if got := d.seen(); !slices.Equal(got, []string{"1"}) {
 		t.Errorf("got %q", got)
 	}
+}
+
+func TestARestoredBackupGetsANewIncarnation(t *testing.T) {
+	s := newSite(t, false).start()
+	d := s.device("d")
+	d.cfg.Applied = client.NewApplied(client.Position{Queue: s.f.Queue(), Seq: 3}, nil)
+	before := s.f.Queue()
+	s.to("d", "1")
+	s.to("d", "2")
+	s.stop()
+	if err := os.Remove(filepath.Join(s.cfg.Dir, highWaterFile)); err != nil {
+		t.Fatal(err)
+	}
+	s.start()
+	if s.f.Queue() == before {
+		t.Error("the incarnation is the same")
+	}
+	s.to("d", "3") // in the place of one that the device has handled
+	s.to("other", "4")
+	s.connect(d)
+	eventually(t, func() bool { return len(d.seen()) == 3 })
 }
 
 func TestARefusalIsFinal(t *testing.T) {

@@ -1,12 +1,15 @@
 package fleet
 
 import (
+	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
 // highWater is how far the queues had come when it was last noted, beside the
@@ -20,15 +23,50 @@ type highWater struct {
 
 const highWaterFile = "queue.json"
 
-// checkHighWater compares the store that was opened with what was noted of it.
-func (s *store) checkHighWater(queue string, last uint64) error {
+// checkHighWater compares the store that was opened with what was noted of it,
+// and returns the incarnation of the queues. Without a note, of a store that was
+// there, it is a new one: so an operator who restores a backup, which cannot
+// know what devices have handled since, keeps them from taking new signals for
+// old ones.
+func (s *store) checkHighWater(ctx context.Context, queue string, last uint64) (string, error) {
 	if s.dir == "" {
-		return nil
+		return queue, nil
 	}
+	err := s.compareHighWater(queue, last)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+		if slices.Contains(s.onDisk, signalStream) {
+			queue, err = s.renewQueue(ctx)
+		}
+	}
+	if err != nil {
+		return "", err
+	}
+	return queue, s.noteHighWater(queue, last)
+}
+
+// renewQueue gives the queues a new incarnation.
+func (s *store) renewQueue(ctx context.Context) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	st, err := s.js.Stream(ctx, signalStream)
+	if err != nil {
+		return "", s.unavailable(err)
+	}
+	c := st.CachedInfo().Config
+	c.Metadata[queueKey] = rand.Text()
+	if _, err := s.js.UpdateStream(ctx, c); err != nil {
+		return "", s.unavailable(err)
+	}
+	s.log.Warn("the queues begin a new incarnation: there was no " + highWaterFile)
+	return c.Metadata[queueKey], nil
+}
+
+func (s *store) compareHighWater(queue string, last uint64) error {
 	path := filepath.Join(s.dir, highWaterFile)
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return s.noteHighWater(queue, last)
+		return err
 	} else if err != nil {
 		return dirError(s.dir, err)
 	}
@@ -41,7 +79,7 @@ func (s *store) checkHighWater(queue string, last uint64) error {
 	case last < h.LastSeq:
 		return corrupt(s.dir, fmt.Errorf("%s ends at signal %d, and has held %d", signalStream, last, h.LastSeq))
 	}
-	return s.noteHighWater(queue, last)
+	return nil
 }
 
 func (s *store) noteHighWater(queue string, last uint64) error {

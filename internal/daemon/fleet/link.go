@@ -215,7 +215,8 @@ func (l *link) settle(ctx context.Context) error {
 			// The queues are older than the device's position: they come from a
 			// backup, or the device lies. It would take new signals for old ones, so
 			// they go without a sequence: none is lost, one may be handled twice.
-			l.f.log.Warn("device has handled more than the queue has held: its signals go without a sequence", "device", l.device, "position", at.Seq)
+			l.f.log.Warn("device has handled more than the queues have held, its signals go without a place: if the data directory is from a backup, stop the server, remove "+highWaterFile+" from it, and start again",
+				"device", l.device, "position", at.Seq)
 			l.unnumber = true
 		} else if err := l.settleUpTo(ctx, at.Seq); err != nil {
 			return err

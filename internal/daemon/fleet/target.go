@@ -40,9 +40,20 @@ func (f *Fleet) targets(ctx context.Context, t Target, fn func(device string) er
 		}
 		return fn(t.Device)
 	}
-	globs, configured := f.cfg.Groups[t.Group]
+	names, configured := f.cfg.Groups[t.Group]
 	found := configured || t.Group == ""
 	seen := map[string]bool{}
+	var patterns []string
+	for _, n := range names {
+		if isPattern(n) {
+			patterns = append(patterns, n)
+		} else if !seen[n] {
+			seen[n] = true
+			if err := fn(n); err != nil {
+				return err
+			}
+		}
+	}
 	var err error
 	add := func(device string, groups []string) bool {
 		if seen[device] {
@@ -51,18 +62,13 @@ func (f *Fleet) targets(ctx context.Context, t Target, fn func(device string) er
 		if t.Group != "" {
 			in := slices.Contains(groups, t.Group)
 			found = found || in
-			if !in && !matches(globs, device) {
+			if !in && !matches(patterns, device) {
 				return true
 			}
 		}
 		seen[device] = true
 		err = fn(device)
 		return err == nil
-	}
-	for _, g := range globs {
-		if !isPattern(g) && !add(g, nil) {
-			return err
-		}
 	}
 	f.mu.Lock()
 	links := slices.Collect(maps.Values(f.links))
@@ -88,9 +94,9 @@ func (f *Fleet) targets(ctx context.Context, t Target, fn func(device string) er
 	return err
 }
 
-func matches(globs []string, device string) bool {
-	return slices.ContainsFunc(globs, func(g string) bool {
-		ok, _ := path.Match(g, device)
+func matches(patterns []string, device string) bool {
+	return slices.ContainsFunc(patterns, func(p string) bool {
+		ok, _ := path.Match(p, device)
 		return ok
 	})
 }
