@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http/httptest"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"github.com/atls-ws/atls-ws/client"
 	"github.com/atls-ws/atls-ws/internal/config"
 	"github.com/atls-ws/atls-ws/internal/pki"
+	"github.com/atls-ws/atls-ws/internal/session"
 	"github.com/atls-ws/atls-ws/server"
 )
 
@@ -61,7 +63,7 @@ func site(t *testing.T, connected func(*server.Session)) (*server.Server, *confi
 	check(t, err)
 	srv, err := server.New(&server.Config{
 		TLS:   &tls.Config{Certificates: []tls.Certificate{cert}, ClientCAs: ca.Pool()},
-		Hooks: server.Hooks{Connected: connected},
+		Hooks: server.Hooks{Connected: connected}, Queue: "q",
 	})
 	check(t, err)
 	web := httptest.NewTLSServer(srv)
@@ -104,6 +106,29 @@ func TestRunHandlesSignalsAndStopsInOrder(t *testing.T) {
 				t.Errorf("once %v: %s is not logged", once, words)
 			}
 		}
+	}
+}
+
+func TestAQueuedSignalIsHandledOnceOverARestart(t *testing.T) {
+	up := make(chan *server.Session, 1)
+	srv, cfg := site(t, func(s *server.Session) { up <- s })
+	cfg.Signals = map[string]config.Command{"*": {Command: []string{"echo", "done"}}}
+	cfg.State = filepath.Join(t.TempDir(), "state")
+	for _, want := range []struct {
+		seq   uint64
+		reply string
+	}{{0, "done"}, {7, session.HandledBefore}} {
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- Run(ctx, cfg, Options{Logger: slog.New(slog.DiscardHandler)}) }()
+		if at := (<-up).Hello().Applied; at != nil && at.Seq != want.seq || at == nil && want.seq > 0 {
+			t.Errorf("the device says %+v, want %d", at, want.seq)
+		}
+		if reply, err := srv.Push(t.Context(), "d", server.Signal{Name: "x", Seq: 7}); err != nil || reply != want.reply {
+			t.Errorf("reply %q, %v", reply, err)
+		}
+		cancel()
+		check(t, <-ended)
 	}
 }
 

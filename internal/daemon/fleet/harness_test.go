@@ -42,6 +42,7 @@ type natsd struct {
 	t    testing.TB
 	dir  string
 	url  string
+	off  bool // no JetStream
 	proc *child.Child
 }
 
@@ -59,7 +60,12 @@ var buildNATS = sync.OnceValues(func() (string, error) {
 
 func startNATS(t testing.TB) *natsd {
 	t.Helper()
-	n := &natsd{t: t, dir: t.TempDir()}
+	return (&natsd{t: t, dir: t.TempDir()}).anywhere()
+}
+
+// anywhere starts it on a port that is free.
+func (n *natsd) anywhere() *natsd {
+	n.t.Helper()
 	n.start("127.0.0.1:-1")
 	var said struct{ NATS []string }
 	for len(said.NATS) == 0 { // the file is there before its text
@@ -77,7 +83,10 @@ func (n *natsd) start(listen string) {
 	n.t.Helper()
 	exe := must[string](n.t)(buildNATS())
 	conf := filepath.Join(n.dir, "nats.conf")
-	text := fmt.Sprintf("listen: %q\nports_file_dir: %q\njetstream { store_dir: %q, sync_interval: always }\n", listen, n.dir, filepath.Join(n.dir, "js"))
+	text := fmt.Sprintf("listen: %q\nports_file_dir: %q\n", listen, n.dir)
+	if !n.off {
+		text += fmt.Sprintf("jetstream { store_dir: %q, sync_interval: always }\n", filepath.Join(n.dir, "js"))
+	}
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		n.t.Fatal(err)
 	}

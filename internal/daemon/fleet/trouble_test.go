@@ -56,6 +56,19 @@ func TestUnreachableNATSIsSaid(t *testing.T) {
 	}
 }
 
+func TestJetStreamThatIsOffIsSaid(t *testing.T) {
+	n := (&natsd{t: t, dir: t.TempDir(), off: true}).anywhere()
+	s := newSite(t, false)
+	s.cfg.NATS.URL = n.url
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond) // instead of half a minute
+	defer cancel()
+	_, err := Open(ctx, s.cfg)
+	var start *StartError
+	if !errors.As(err, &start) || !strings.Contains(err.Error(), "JetStream does not answer") || !strings.Contains(start.Next(), "-js") {
+		t.Error(err)
+	}
+}
+
 // A store that was changed behind the server's back is refused, not begun anew.
 func TestADamagedStoreIsSaid(t *testing.T) {
 	for name, damage := range map[string]func(t *testing.T, stream string){
