@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"encoding/hex"
 	"fmt"
 	"io/fs"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -81,4 +83,30 @@ func diskUse(b *testing.B, dir string) (n int64) {
 		return nil
 	})
 	return n
+}
+
+// BenchmarkPushAndAck is a signal to a connected device, until its outcome is stored.
+func BenchmarkPushAndAck(b *testing.B) {
+	s := newSite(b, false).start()
+	devices := make([]*device, 50)
+	for i := range devices {
+		devices[i] = s.device(fmt.Sprint("d", i))
+		s.connect(devices[i])
+	}
+	b.ResetTimer()
+	var next atomic.Int64
+	b.SetParallelism(8)
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			id := admin.NewID()
+			done := make(chan struct{}, 1)
+			stop := must[func()](b)(s.f.Watch(hex.EncodeToString(id[:]), func(admin.Outcome) { done <- struct{}{} }))
+			d := devices[next.Add(1)%50]
+			if _, err := s.f.Send(b.Context(), &Request{Target: Target{Device: d.id}, ID: &id, Fresh: true, Name: "do", Data: []byte("0123456789")}, func(admin.Outcome) {}); err != nil {
+				b.Error(err)
+			}
+			<-done
+			stop()
+		}
+	})
 }

@@ -20,20 +20,24 @@ func (s *store) fetch(ctx context.Context, stream, subject string, from uint64, 
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
 	inbox := s.nc.NewRespInbox()
-	sub, err := s.nc.SubscribeSync(inbox)
+	n = max(n, 2)
+	answers := make(chan *nats.Msg, n+1) // all of them and the end: a channel of nats.go's own takes 4 MB
+	sub, err := s.nc.ChanSubscribe(inbox, answers)
 	if err != nil {
 		return nil, s.unavailable(err)
 	}
 	defer func() { _ = sub.Unsubscribe() }()
-	request, _ := json.Marshal(map[string]any{"seq": max(from, 1), "next_by_subj": subject, "batch": max(n, 2), "max_bytes": fetchBytes})
+	request, _ := json.Marshal(map[string]any{"seq": max(from, 1), "next_by_subj": subject, "batch": n, "max_bytes": fetchBytes})
 	if err := s.nc.PublishRequest("$JS.API.DIRECT.GET."+stream, inbox, request); err != nil {
 		return nil, s.unavailable(err)
 	}
 	var all []*nats.Msg
 	for {
-		m, err := sub.NextMsgWithContext(ctx)
-		if err != nil {
-			return nil, s.unavailable(err)
+		var m *nats.Msg
+		select {
+		case m = <-answers:
+		case <-ctx.Done():
+			return nil, s.unavailable(ctx.Err())
 		}
 		switch m.Header.Get("Status") {
 		case "":
