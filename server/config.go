@@ -80,7 +80,8 @@ type Config struct {
 	TLS *tls.Config
 	// Identify takes the device's id from its verified certificate; nil is Identify.
 	Identify func(tls.ConnectionState) (device string, err error)
-	// Mux holds the signals and services for devices; nil answers to none.
+	// Mux holds the signals and services for devices; nil answers to none. A peer
+	// that negotiates atls-http/1 is a connection to the service http.
 	Mux *Mux
 	// Queue names the queue that signals with a Seq come from, so that a device
 	// can tell which of them it has handled; empty: there is none.

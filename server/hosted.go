@@ -18,20 +18,19 @@ const (
 	hostedWriteTimeout  = time.Minute // for a peer of atls-http/1 to take what is written: no keepalive watches it
 )
 
-// hosted serves the application on the inner sessions' service http, and on the
-// inner connections of atls-http/1.
+// hosted serves the application as the service http: on streams of sessions, and
+// on the inner connections of atls-http/1.
 type hosted struct {
-	srv   *http.Server
-	peers *peerListener
-	wg    sync.WaitGroup
+	srv *http.Server
+	wg  sync.WaitGroup
 }
 
 func host(mux *Mux, app http.Handler, log *slog.Logger) (*hosted, error) {
-	streams, err := mux.Listen(ServiceHTTP)
+	l, err := mux.Listen(ServiceHTTP)
 	if err != nil {
 		return nil, err
 	}
-	h := &hosted{peers: &peerListener{conns: make(chan *httpPeer), done: make(chan struct{})}}
+	h := &hosted{}
 	h.srv = &http.Server{
 		ReadHeaderTimeout: hostedHeaderTimeout,
 		IdleTimeout:       hostedIdleTimeout,
@@ -55,15 +54,12 @@ func host(mux *Mux, app http.Handler, log *slog.Logger) (*hosted, error) {
 			app.ServeHTTP(w, r)
 		}),
 	}
-	for _, l := range []net.Listener{streams, h.peers} {
-		h.wg.Go(func() { _ = h.srv.Serve(l) }) // ends when close does
-	}
+	h.wg.Go(func() { _ = h.srv.Serve(l) }) // ends when close does
 	return h, nil
 }
 
 func (h *hosted) close() {
 	_ = h.srv.Close()
-	_ = h.peers.Close()
 	h.wg.Wait()
 }
 
@@ -81,7 +77,8 @@ func Device(ctx context.Context) (string, bool) {
 	return "", false
 }
 
-// httpPeer is a connection of a peer that negotiated atls-http/1.
+// httpPeer is a connection of a peer that negotiated atls-http/1: one to the
+// service http, without a session.
 type httpPeer struct {
 	*tls.Conn
 	device string
@@ -98,9 +95,18 @@ func newHTTPPeer(in *session.Inner) (*httpPeer, error) {
 	return &httpPeer{Conn: conn, device: device, ended: make(chan struct{})}, nil
 }
 
+// Device is the id of the peer, for the logs of whatever serves it.
+func (p *httpPeer) Device() string { return p.device }
+
 func (p *httpPeer) Write(b []byte) (int, error) {
 	_ = p.SetWriteDeadline(time.Now().Add(hostedWriteTimeout))
 	return p.Conn.Write(b)
+}
+
+// Reset ends the connection without TLS's goodbye: the peer sees a cut, not an end.
+func (p *httpPeer) Reset() {
+	_ = p.NetConn().Close()
+	_ = p.Close()
 }
 
 func (p *httpPeer) Close() error {
@@ -108,36 +114,3 @@ func (p *httpPeer) Close() error {
 	p.once.Do(func() { close(p.ended) })
 	return err
 }
-
-// peerListener hands httpPeers to the http.Server.
-type peerListener struct {
-	conns chan *httpPeer
-	done  chan struct{}
-	once  sync.Once
-}
-
-// offer hands p over and says whether it was taken.
-func (l *peerListener) offer(p *httpPeer) bool {
-	select {
-	case l.conns <- p:
-		return true
-	case <-l.done:
-		return false
-	}
-}
-
-func (l *peerListener) Accept() (net.Conn, error) {
-	select {
-	case p := <-l.conns:
-		return p, nil
-	case <-l.done:
-		return nil, net.ErrClosed
-	}
-}
-
-func (l *peerListener) Close() error {
-	l.once.Do(func() { close(l.done) })
-	return nil
-}
-
-func (l *peerListener) Addr() net.Addr { return &net.UnixAddr{Name: "atls-http/1", Net: "atls"} }

@@ -70,14 +70,17 @@ func (s *Services) accept(l net.Listener, name string, target config.Target) {
 // serve connects one stream with the target.
 func (s *Services) serve(conn net.Conn, name string, target config.Target) {
 	log := s.log.With("service", name, "target", target.String())
-	if st, ok := conn.(*session.Stream); ok {
-		log = log.With("device", st.Session().Device(), "session", st.Session().ID())
+	switch c := conn.(type) {
+	case *session.Stream:
+		log = log.With("device", c.Session().Device(), "session", c.Session().ID())
+	case interface{ Device() string }: // a peer of atls-http/1
+		log = log.With("device", c.Device())
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, dialTimeout)
 	defer cancel()
 	to, err := new(net.Dialer).DialContext(ctx, target.Network, target.Address)
 	if err != nil {
-		if st, ok := conn.(*session.Stream); ok {
+		if st, ok := conn.(interface{ Reset() }); ok {
 			st.Reset() // the peer must not take this for an orderly end
 		}
 		_ = conn.Close()

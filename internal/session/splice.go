@@ -8,7 +8,7 @@ import (
 
 // reset makes the coming Close of a stream a failure, as the other side's was.
 func reset(c net.Conn) {
-	if st, ok := c.(*Stream); ok {
+	if st, ok := c.(interface{ Reset() }); ok {
 		st.Reset()
 	}
 }
