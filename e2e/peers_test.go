@@ -42,6 +42,15 @@ var peers = []peer{
 	{name: "Python, yamux of its own", scheme: "wss", program: pythonPeer, mux: true, cause: []string{"alert bad certificate", "alert unknown ca"}},
 }
 
+// foreignServers take one device over POST and push a signal to it.
+var foreignServers = []peer{
+	{name: "C, OpenSSL", program: func(t *testing.T) []string {
+		need(t, "gcc libc6-dev libssl-dev", "cc", "/usr/include/openssl/ssl.h")
+		return []string{filepath.Join(build(t, "server", "cc", "-O1", "-Wall", "-Werror", "-o", "DIR/server", "peers/server.c", "-lssl", "-lcrypto", "-lpthread"), "server")}
+	}, cause: []string{"unable to get local issuer certificate"}},
+	{name: "Java, SSLEngine", program: javaPeer("PostServer"), cause: []string{"PKIX path"}},
+}
+
 // built makes each program once in a run of the tests.
 var built sync.Map
 
@@ -254,6 +263,40 @@ func TestForeignClientIsRefused(t *testing.T) {
 				t.Errorf("exit %d, want 1 and one of %q in\n%s", c.ExitCode(), p.cause, c.Log())
 			}
 			await(t, s.server, "inner handshake", "certificate signed by unknown authority")
+		})
+	}
+}
+
+// TestForeignServers: the device's program makes a session with a server of
+// another TLS stack and acks its signal; each refuses a stranger.
+func TestForeignServers(t *testing.T) {
+	other := newCA(t, "Other CA")
+	for _, p := range foreignServers {
+		t.Run(p.name, func(t *testing.T) {
+			s := newSite(t)
+			serve := func(name string) (c *child.Child, device []string) {
+				args := append(p.program(t), s.cert("ca"), s.cert(name), s.key(name))
+				c = start(t, name+" in "+p.name, exec.Command(args[0], args[1:]...))
+				m := logAddr.FindStringSubmatch(await(t, c, "listening", "addr="))
+				return c, s.deviceArgs("http://"+m[1]+path, "--once", "--carrier", "post", "--on", "display=sh "+handler(s))
+			}
+			foreign, device := serve("server")
+			c := start(t, "device", exec.Command(exe, device...))
+			await(t, c, "session ready", "device="+deviceID)
+			await(t, foreign, "hello of "+deviceID)
+			await(t, foreign, "ack 0: showing: hello pump")
+			c.Stop(grace)
+			await(t, foreign, "the device has gone")
+
+			s.pair("device")(other.Device(deviceID, 0))
+			run(t, nil, device...).fails(t, 1, "peer refused")
+			await(t, foreign, "refused: ", p.cause[0])
+
+			s.pair("device")(s.ca.Device(deviceID, 0))
+			s.pair("rogue")(other.Server(nil, 0))
+			rogue, device := serve("rogue")
+			run(t, nil, device...).fails(t, 1, "inner handshake", "certificate signed by unknown authority")
+			await(t, rogue, "refused: ")
 		})
 	}
 }
