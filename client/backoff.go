@@ -40,8 +40,15 @@ func (b *backoff) next(err error) time.Duration {
 
 // slow tells the answers that a retry within seconds will not change: a 4xx
 // that is not about load or a proxy, a refused or untrusted certificate, a
-// newer session of the same device.
+// newer session of the same device. What ended a session that was up says little
+// about the next one: a server that restarted answers 404 to its POST requests.
 func slow(err error) bool {
+	if errors.Is(err, ErrReplaced) {
+		return true
+	}
+	if errors.Is(err, ErrPeerGone) || errors.Is(err, ErrDead) {
+		return false
+	}
 	var both *CarriersError
 	if errors.As(err, &both) {
 		return slow(both.WebSocket) && slow(both.POST)
@@ -59,7 +66,7 @@ func slow(err error) bool {
 	var cert *tls.CertificateVerificationError
 	var unknown x509.UnknownAuthorityError
 	switch {
-	case errors.Is(err, ErrReplaced), errors.As(err, &alert), errors.As(err, &cert), errors.As(err, &unknown):
+	case errors.As(err, &alert), errors.As(err, &cert), errors.As(err, &unknown):
 		return true
 	case errors.As(err, &refused):
 		return refused.Code == NotAllowed

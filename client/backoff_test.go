@@ -29,7 +29,8 @@ func TestBackoffBounds(t *testing.T) {
 		{"503", 0, &CarrierError{StatusCode: 503, RetryAfter: 24 * time.Hour}, time.Hour, time.Hour},
 		{"refused certificate", 0, &AlertError{Err: plain}, 5 * time.Minute, 15 * time.Minute},
 		{"unknown authority", 0, x509.UnknownAuthorityError{}, 5 * time.Minute, 15 * time.Minute},
-		{"replaced", 0, fmt.Errorf("gone: %w", ErrReplaced), 5 * time.Minute, 15 * time.Minute},
+		{"replaced", 0, fmt.Errorf("%w: %w", ErrPeerGone, ErrReplaced), 5 * time.Minute, 15 * time.Minute},
+		{"404 to a session that was up", 0, fmt.Errorf("%w: %w", ErrPeerGone, &CarrierError{StatusCode: 404}), time.Second, 2 * time.Second},
 		{"busy", 0, &RefusedError{Code: Busy}, time.Second, 2 * time.Second},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

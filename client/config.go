@@ -107,6 +107,10 @@ type Config struct {
 	OnDisconnect func(err error, retry time.Duration)
 
 	postURL string // URL with an http or https scheme
+	host    string // of URL
+	// bootstrap is set by Bootstrap: the session is a probe, and says what the
+	// outer chain is even when it verifies.
+	bootstrap bool
 }
 
 func (c *Config) complete() (*Config, error) {
@@ -118,7 +122,7 @@ func (c *Config) complete() (*Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("client: %w", err)
 	}
-	cc.URL, cc.postURL = u.String(), httpURL(u).String()
+	cc.URL, cc.postURL, cc.host = u.String(), httpURL(u).String(), u.Hostname()
 	if err := session.CheckClientTLS(c.TLS); err != nil {
 		return nil, fmt.Errorf("client: %w", err)
 	}
@@ -168,7 +172,7 @@ func parseURL(s string) (*url.URL, error) {
 	default:
 		return nil, fmt.Errorf("URL %q: scheme must be https, wss, http or ws", s)
 	}
-	if u.Host == "" {
+	if u.Hostname() == "" {
 		return nil, fmt.Errorf("URL %q has no host", s)
 	}
 	if u.Path == "" || u.Path == "/" {

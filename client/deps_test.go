@@ -42,14 +42,15 @@ const layers = `
 internal/answer:
 internal/deadline:
 internal/proto:
+internal/est:
 internal/outer: internal/answer
 internal/pki: internal/proto
 wsconn: internal/answer internal/deadline internal/outer
 postconn: internal/answer internal/deadline internal/outer
 internal/session: internal/proto
-client: internal/answer internal/outer internal/proto internal/session postconn wsconn
-server: internal/proto internal/session postconn wsconn
-internal/config: internal/outer internal/pki internal/proto
+client: internal/answer internal/est internal/outer internal/proto internal/session postconn wsconn
+server: internal/est internal/outer internal/proto internal/session postconn wsconn
+internal/config: internal/est internal/outer internal/pki internal/proto
 internal/expose: internal/config internal/session
 internal/doctor: internal/answer internal/outer internal/proto internal/session postconn wsconn
 internal/device: client internal/config internal/expose

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"sync/atomic"
@@ -26,6 +27,13 @@ const (
 	dialTimeout  = 10 * time.Second // TCP, outer TLS and the upgrade
 	readyTimeout = 10 * time.Second // inner handshake to Ready
 )
+
+// timeoutError is a context.DeadlineExceeded that says what was waited for.
+type timeoutError string
+
+func (e timeoutError) Error() string        { return string(e) }
+func (e timeoutError) Is(target error) bool { return target == context.DeadlineExceeded }
+func (e timeoutError) Timeout() bool        { return true }
 
 // Dial makes one session and returns after the server's Ready. The caller owns
 // the session and closes it. ctx bounds the dialing, not the session; so do
@@ -91,20 +99,27 @@ func (d *dialer) dial(ctx context.Context, kind Carrier) (*Session, error) {
 	if err != nil {
 		return nil, fmt.Errorf("carrier: %w", err)
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, readyTimeout, fmt.Errorf("no ready within %s", readyTimeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, readyTimeout, timeoutError(fmt.Sprintf("no ready within %s", readyTimeout)))
 	defer cancel()
 	s, err := session.Client(ctx, conn, &session.Config{
 		TLS: d.cfg.TLS, Mux: d.cfg.Mux, Logger: d.cfg.Logger, Applied: d.cfg.Applied,
 		Hello: func() session.Hello {
-			return session.Hello{Software: d.cfg.Software, Carrier: string(kind), Attempt: d.attempt, Outer: d.hop.reported(outer())}
+			return session.Hello{
+				Software: d.cfg.Software, Carrier: string(kind), Attempt: d.attempt,
+				Probe: d.cfg.bootstrap, Outer: d.hop.reported(outer()),
+			}
 		},
 	})
+	// To open a POST carrier takes no I/O, and it has an address with its first answer.
+	if _, answered := conn.LocalAddr().(*net.TCPAddr); !answered && kind == CarrierPOST && errors.Is(err, context.DeadlineExceeded) {
+		return nil, fmt.Errorf("carrier: %w", &CarrierError{Op: "post", Err: timeoutError("no answer in time")})
+	}
 	return s, err
 }
 
 // open opens a carrier, and tells how to learn the state of its outer TLS, which
 // a POST carrier has only after its first answer.
-func (d *dialer) open(ctx context.Context, kind Carrier) (net.Conn, func() *tls.ConnectionState, error) {
+func (d *dialer) open(ctx context.Context, kind Carrier) (*carrier, func() *tls.ConnectionState, error) {
 	var conn interface {
 		net.Conn
 		ConnectionState() *tls.ConnectionState
@@ -113,7 +128,7 @@ func (d *dialer) open(ctx context.Context, kind Carrier) (net.Conn, func() *tls.
 	if kind == CarrierPOST {
 		conn, err = postconn.Dial(ctx, d.cfg.postURL, &postconn.DialOptions{Transport: d.hop.Transport})
 	} else {
-		ctx, cancel := context.WithTimeoutCause(ctx, dialTimeout, fmt.Errorf("no carrier within %s", dialTimeout))
+		ctx, cancel := context.WithTimeoutCause(ctx, dialTimeout, timeoutError(fmt.Sprintf("no carrier within %s", dialTimeout)))
 		defer cancel()
 		conn, err = wsconn.Dial(ctx, d.cfg.URL, &wsconn.DialOptions{Transport: d.hop.Transport})
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"log"
 	"net/http"
@@ -52,4 +53,19 @@ func ExampleDial() {
 	reply, err := s.Signal(context.Background(), client.Signal{Name: "measured", Data: []byte("21.5 C")})
 	fmt.Println(reply, err)
 	_ = s.Close()
+}
+
+// A bundle with which every HTTPS client of the device works behind a middlebox
+// whose authority the service's operator has configured.
+func ExampleBootstrap() {
+	var inner *tls.Config // RootCAs, ServerName, Certificates
+	trust, err := client.Bootstrap(context.Background(),
+		&client.Config{URL: "https://cloud.example", TLS: inner},
+		&client.BootstrapOptions{File: "/var/lib/device/bundle.pem"})
+	if errors.Is(err, client.ErrNoAnchors) {
+		log.Fatal("tell the service whose network this is: ", err)
+	} else if err != nil {
+		log.Fatal(err) // a bundle that was there is as it was
+	}
+	log.Print("behind ", trust.Issuer, ", with ", len(trust.Anchors), " anchors")
 }

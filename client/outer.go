@@ -65,14 +65,16 @@ var ErrPin = errors.New("no certificate of the outer chain has a pinned key")
 // hop is an outer hop under a policy, and what its connections met.
 type hop struct {
 	*outer.Hop
-	cfg *OuterConfig
+	cfg     *OuterConfig
+	host    string
+	withDER bool // report the certificates themselves even when they verify
 
 	mu     sync.Mutex
 	report *OuterReport // of the latest TLS connection; nil over plain HTTP
 }
 
 func newHop(c *Config) *hop {
-	h := &hop{cfg: c.Outer}
+	h := &hop{cfg: c.Outer, host: c.host, withDER: c.bootstrap}
 	h.Hop = outer.New(outer.Options{Proxy: c.Proxy, TLS: &tls.Config{
 		MinVersion: tls.VersionTLS12, // middleboxes of section 9 of the design speak 1.2
 		RootCAs:    c.Outer.Roots,
@@ -86,19 +88,13 @@ func newHop(c *Config) *hop {
 }
 
 func (h *hop) verify(cs tls.ConnectionState) error {
-	r := &OuterReport{TLSVersion: tls.VersionName(cs.Version), Policy: h.cfg.Policy.String()}
-	err := outer.Verify(cs, h.cfg.Roots)
-	r.Verified = err == nil
-	if err != nil {
-		r.VerifyError = clip(err.Error())
-	}
-	r.Chain = describe(cs.PeerCertificates, err != nil)
+	r, err := h.inspect(cs)
 	h.mu.Lock()
 	h.report = r
 	h.mu.Unlock()
 	switch {
 	case h.cfg.Policy == OuterVerify && err != nil:
-	case h.cfg.Policy == OuterPin && !pinned(cs, h.cfg.Pins):
+	case h.cfg.Policy == OuterPin && !pinned(cs.PeerCertificates, h.host, h.cfg.Pins):
 		err = ErrPin
 	default:
 		return nil
@@ -106,11 +102,23 @@ func (h *hop) verify(cs tls.ConnectionState) error {
 	return &tls.CertificateVerificationError{UnverifiedCertificates: cs.PeerCertificates, Err: err}
 }
 
+// inspect says what a connection shows, and why it does not verify.
+func (h *hop) inspect(cs tls.ConnectionState) (*OuterReport, error) {
+	r := &OuterReport{TLSVersion: tls.VersionName(cs.Version), Policy: h.cfg.Policy.String()}
+	err := outer.Verify(cs.PeerCertificates, h.host, h.cfg.Roots)
+	r.Verified = err == nil
+	if err != nil {
+		r.VerifyError = clip(err.Error())
+	}
+	r.Chain = describe(cs.PeerCertificates, err != nil || h.withDER)
+	return r, err
+}
+
 // pinned says whether the leaf has a pinned key, or validates under an
 // authority of the chain that has one.
-func pinned(cs tls.ConnectionState, pins [][sha256.Size]byte) bool {
+func pinned(chain []*x509.Certificate, host string, pins [][sha256.Size]byte) bool {
 	authorities := x509.NewCertPool()
-	for i, c := range cs.PeerCertificates {
+	for i, c := range chain {
 		if !slices.Contains(pins, sha256.Sum256(c.RawSubjectPublicKeyInfo)) {
 			continue
 		}
@@ -119,7 +127,7 @@ func pinned(cs tls.ConnectionState, pins [][sha256.Size]byte) bool {
 		}
 		authorities.AddCert(c)
 	}
-	return outer.Verify(cs, authorities) == nil
+	return outer.Verify(chain, host, authorities) == nil
 }
 
 const (
@@ -157,16 +165,18 @@ func (h *hop) met() *OuterReport {
 // state: with its tls-exporter value (RFC 9266), by which the server can tell
 // an interceptor from a direct connection.
 func (h *hop) reported(cs *tls.ConnectionState) *OuterReport {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.report == nil || cs == nil {
+	r := h.met()
+	if r == nil || cs == nil || len(cs.PeerCertificates) == 0 {
 		return nil
 	}
-	r := *h.report
-	if v, err := cs.ExportKeyingMaterial("EXPORTER-Channel-Binding", nil, 32); err == nil {
-		r.Exporter = v
+	if sum := sha256.Sum256(cs.PeerCertificates[0].Raw); r.Chain[0].SHA256 != hex.EncodeToString(sum[:]) {
+		r, _ = h.inspect(*cs) // the latest connection met another box than this one
 	}
-	return &r
+	c := *r
+	if v, err := cs.ExportKeyingMaterial("EXPORTER-Channel-Binding", nil, 32); err == nil {
+		c.Exporter = v
+	}
+	return &c
 }
 
 // clip shortens what a stranger chose, and leaves nothing in it that JSON escapes.

@@ -22,13 +22,16 @@ const (
 // paths remembers in which networks POST is the carrier to begin with. It only
 // orders the tries: the other carrier follows whenever the first one fails.
 type paths struct {
+	again time.Duration // the first pause before WebSocket is tried again; 0: firstRetry
+
 	mu    sync.Mutex
 	known map[string]path
 }
 
 type path struct {
-	until time.Time
-	times int // that WebSocket was given up here
+	until time.Time // POST goes first
+	next  time.Time // to try WebSocket again, while POST is in use
+	times int       // that WebSocket was given up in a row
 }
 
 // first is the carrier to begin with.
@@ -41,21 +44,38 @@ func (p *paths) first(network string) Carrier {
 	return CarrierWebSocket
 }
 
-// prefer remembers that POST is what works.
-func (p *paths) prefer(network string) {
+// gaveUp remembers that WebSocket was tried, and did not work or not for long.
+// The more often in a row, the later it is tried again.
+func (p *paths) gaveUp(network string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	was := p.known[network]
 	if p.known == nil || len(p.known) >= maxNetworks {
-		p.known = map[string]path{network: p.known[network]}
+		p.known = map[string]path{}
 	}
-	p.known[network] = path{time.Now().Add(rememberFor), p.known[network].times + 1}
+	again := p.again
+	if again == 0 {
+		again = firstRetry
+	}
+	now := time.Now()
+	p.known[network] = path{
+		until: now.Add(rememberFor), times: was.times + 1,
+		next: now.Add(min(again<<min(was.times, 6), rememberFor)),
+	}
 }
 
-// retryIn is when to try WebSocket again: the later, the more often it was given up.
+// works forgets what was remembered: WebSocket works, and stays.
+func (p *paths) works(network string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.known, network)
+}
+
+// retryIn is when to try WebSocket again.
 func (p *paths) retryIn(network string) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return min(firstRetry<<min(p.known[network].times-1, 6), rememberFor)
+	return max(time.Until(p.known[network].next), 0)
 }
 
 // network names the network that leads to the server, or to its proxy: by the

@@ -45,9 +45,9 @@ func (c *Client) Run(ctx context.Context) error {
 // once makes a session and lives with it until its end. A retry of 0 or more
 // is what a draining server asked for.
 func (c *Client) once(ctx context.Context) (retry time.Duration, err error) {
-	network := network(ctx, c.cfg)
-	l := &life{c: c, attempt: rand.Text()}
-	s, err := connect(ctx, c.cfg, c.paths.first(network), l.attempt)
+	l := &life{c: c, attempt: rand.Text(), network: network(ctx, c.cfg)}
+	first := c.paths.first(l.network)
+	s, err := connect(ctx, c.cfg, first, l.attempt)
 	if err != nil {
 		return -1, err
 	}
@@ -59,9 +59,11 @@ func (c *Client) once(ctx context.Context) (retry time.Duration, err error) {
 
 	var better chan *Session
 	if l.carrier() == CarrierPOST && c.cfg.Carrier == CarrierAuto {
-		c.paths.prefer(network)
+		if first == CarrierWebSocket {
+			c.paths.gaveUp(l.network)
+		}
 		better = make(chan *Session)
-		l.wg.Go(func() { l.tryWebSocket(ctx, c.paths.retryIn(network), better) })
+		l.wg.Go(func() { l.tryWebSocket(ctx, better) })
 	}
 	for {
 		select {
@@ -71,9 +73,7 @@ func (c *Client) once(ctx context.Context) (retry time.Duration, err error) {
 			l.use(s)
 			l.wg.Go(func() { retire(ctx, old) })
 		case <-l.s.Done():
-			if l.carrier() == CarrierWebSocket && time.Since(l.s.Opened()) < healthyAfter && errors.Is(l.s.Err(), ErrPeerGone) && !errors.Is(l.s.Err(), ErrReplaced) {
-				c.paths.prefer(network) // a box may cut WebSockets short
-			}
+			l.learn()
 			return -1, l.s.Err()
 		case <-ctx.Done():
 			return -1, ctx.Err()
@@ -88,6 +88,7 @@ func (c *Client) once(ctx context.Context) (retry time.Duration, err error) {
 type life struct {
 	c       *Client
 	attempt string
+	network string
 	s       *Session
 	wg      sync.WaitGroup
 }
@@ -101,6 +102,20 @@ func (l *life) use(s *Session) {
 		l.c.cfg.OnConnect(s)
 	}
 	l.c.set(s)
+}
+
+// learn draws a conclusion from the end of a session over a WebSocket: a box may
+// cut those short, or let nothing through any more.
+func (l *life) learn() {
+	if l.carrier() != CarrierWebSocket {
+		return
+	}
+	switch err := l.s.Err(); {
+	case errors.Is(err, ErrDead), errors.Is(err, ErrPeerGone) && !errors.Is(err, ErrReplaced) && time.Since(l.s.Opened()) < healthyAfter:
+		l.c.paths.gaveUp(l.network)
+	case time.Since(l.s.Opened()) >= healthyAfter:
+		l.c.paths.works(l.network)
+	}
 }
 
 // drained is about a server that goes: it keeps the session while streams end,
@@ -122,21 +137,24 @@ func (l *life) drained(ctx context.Context) (retry time.Duration, err error) {
 
 // tryWebSocket hands over the first session that it can make over a WebSocket,
 // and ends.
-func (l *life) tryWebSocket(ctx context.Context, every time.Duration, better chan<- *Session) {
+func (l *life) tryWebSocket(ctx context.Context, better chan<- *Session) {
 	for {
-		timer := time.NewTimer(every)
+		timer := time.NewTimer(l.c.paths.retryIn(l.network))
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
 			timer.Stop()
 			return
 		}
-		every = min(2*every, rememberFor)
 		c := *l.c.cfg
 		c.Carrier = CarrierWebSocket
 		s, err := connect(ctx, &c, CarrierWebSocket, l.attempt)
+		if ctx.Err() != nil && err != nil {
+			return
+		}
 		if err != nil {
 			l.c.cfg.Logger.Debug("websocket still fails", "err", err)
+			l.c.paths.gaveUp(l.network)
 			continue
 		}
 		select {

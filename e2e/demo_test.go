@@ -28,7 +28,8 @@ func demoTo(t *testing.T, name string, stdout *os.File) (c *child.Child, nothing
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(tmp) })
 	cmd := exec.Command(exe, "demo")
-	cmd.Env = append(os.Environ(), "TMPDIR="+tmp, mark+"="+name)
+	cmd.Env = append(os.Environ(), "TMPDIR="+tmp, mark+"="+name,
+		"ATLS_WS_LOG_FORMAT=json", "ATLS_WS_LOG_LEVEL=error", "ATLS_WS_CONFIG=of-the-person") // not for the demo
 	if stdout != nil {
 		cmd.Stdout = stdout
 	}

@@ -1,6 +1,7 @@
-// Package e2e runs the built binary against real middleboxes: mitmproxy, squid,
-// nginx and haproxy, and against peers that misbehave. Its tests have the build
-// tag e2e:
+// Package e2e runs the built binary against real middleboxes and proxies:
+// mitmproxy, squid, nginx, haproxy, tinyproxy and microsocks; against boxes of
+// its own that are worse; and against peers that misbehave. Its tests have the
+// build tag e2e:
 //
 //	go test -tags e2e ./e2e
 //

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -47,7 +48,7 @@ func testMain(m *testing.M) int {
 		fmt.Fprintf(os.Stderr, "building atls-ws: %v\n%s", err, out)
 		return 1
 	}
-	for _, v := range []string{"HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY", "all_proxy", "ATLS_WS_ADMIN"} {
+	for _, v := range []string{"HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy", "ATLS_WS_PROXY", "ATLS_WS_ADMIN"} {
 		_ = os.Unsetenv(v)
 	}
 	_ = os.Setenv(mark, filepath.Base(dir))
@@ -121,8 +122,15 @@ type result struct {
 // run runs a verb to its end.
 func run(t *testing.T, stdin io.Reader, args ...string) result {
 	t.Helper()
+	return runEnv(t, stdin, nil, args...)
+}
+
+// runEnv is run with more environment variables.
+func runEnv(t *testing.T, stdin io.Reader, env []string, args ...string) result {
+	t.Helper()
 	var out bytes.Buffer
 	cmd := exec.Command(exe, args...)
+	cmd.Env = append(os.Environ(), env...)
 	cmd.Stdin, cmd.Stdout = stdin, &out
 	c, err := child.Start(args[0], cmd)
 	if err != nil {
@@ -255,17 +263,24 @@ func (s *site) deviceArgs(url string, more ...string) []string {
 	return append([]string{"device", "--url", url, "--cert", s.cert("device"), "--key", s.key("device"), "--ca", s.cert("ca")}, more...)
 }
 
-// freePort is a loopback port that was free a moment ago, for a box that can
-// not choose one by itself.
+// ports are below those that the system gives away by itself: a port that
+// freePort has found stays free until the box has started.
+var ports atomic.Uint32
+
+// freePort is a loopback port for a box that cannot choose one by itself.
 func freePort(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	const first, number = 12000, 18000
+	for range number {
+		port := fmt.Sprint(first + (uint32(os.Getpid()*131)+ports.Add(1))%number)
+		ln, err := net.Listen("tcp", "127.0.0.1:"+port)
+		if err == nil {
+			_ = ln.Close()
+			return port
+		}
 	}
-	defer func() { _ = ln.Close() }()
-	_, port, _ := net.SplitHostPort(ln.Addr().String())
-	return port
+	t.Fatal("no free port")
+	return ""
 }
 
 // listening waits until a box takes connections.

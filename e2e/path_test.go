@@ -17,53 +17,89 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/atls-ws/atls-ws/internal/child"
 )
 
-const bulk = 16 << 20
+const bulk = 4 << 20 // bytes, each way
 
 // TestPathThroughRealBoxes is the main job, through each kind of box.
 func TestPathThroughRealBoxes(t *testing.T) {
 	for _, b := range boxes {
 		t.Run(b.name, func(t *testing.T) {
+			t.Parallel()
 			program := b.find(t)
 			s := newSite(t).serve(!b.plain)
 			h := b.start(t, s, program)
-			sent, want := pseudoRandom(1), pseudoRandom(2)
-			got := make(chan [sha256.Size]byte, 1)
-			args := s.deviceArgs(h.url, "--service", "web="+webPage(t), "--service", "bulk=tcp://"+bulkService(t, got, want),
-				"--on", "display=sh "+handler(s))
-			if h.proxy != "" {
-				args = append(args, "--proxy", h.proxy)
-			}
-			start(t, "device", exec.Command(exe, args...))
-
+			j := startJob(s, h)
 			d := s.ready()
-			if len(d.Outer.Chain) == 0 || !strings.Contains(d.Outer.Chain[0].Issuer, h.issuer) || d.Outer.TLSVersion == "" || d.Outer.Verified {
+			if d.Carrier != b.carrier {
+				t.Errorf("carrier %q, want %q", d.Carrier, b.carrier)
+			}
+			if len(d.Outer.Chain) == 0 || !strings.Contains(d.Outer.Chain[0].Issuer, h.issuer) || d.Outer.Verified {
 				t.Errorf("outer report %+v, want an unverified certificate of %q", d.Outer, h.issuer)
 			}
-			if intercepted := h.proxy != ""; d.Outer.Intercepted != intercepted {
-				t.Errorf("intercepted: %v, want %v", d.Outer.Intercepted, intercepted)
+			if d.Outer.TLSVersion == "" || h.tls != "" && d.Outer.TLSVersion != h.tls {
+				t.Errorf("outer TLS %q, want %q", d.Outer.TLSVersion, h.tls)
 			}
-			ack := must(t, strings.NewReader("hello pump"), "push", "--admin", s.admin(), deviceID, "display", "-")
-			if strings.TrimSpace(string(ack)) != "showing: hello pump" {
-				t.Errorf("ack %q", ack)
+			if d.Outer.Intercepted != b.intercepts {
+				t.Errorf("intercepted: %v, want %v", d.Outer.Intercepted, b.intercepts)
 			}
-			page := must(t, strings.NewReader("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"), "dial", "--admin", s.admin(), deviceID, "web")
-			resp, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(page)), nil)
-			if err != nil {
-				t.Fatalf("the page: %v in %q", err, page)
-			}
-			if body, err := io.ReadAll(resp.Body); err != nil || string(body) != "pump page" {
-				t.Errorf("the page: %q, %v", body, err)
-			}
-			down := must(t, bytes.NewReader(sent), "dial", "--admin", s.admin(), deviceID, "bulk")
-			if sha256.Sum256(down) != sha256.Sum256(want) {
-				t.Errorf("%d bytes came from the device, want %d with the same sum", len(down), len(want))
-			}
-			if <-got != sha256.Sum256(sent) {
-				t.Error("the device's service got other bytes than were sent")
-			}
+			j.do()
 		})
+	}
+}
+
+// job is the main job: a device that handles signals and offers services.
+type job struct {
+	s          *site
+	device     *child.Child
+	sent, want []byte
+	got        chan [sha256.Size]byte
+}
+
+// startJob starts the device that does it.
+func startJob(s *site, h hop) *job {
+	s.t.Helper()
+	j := &job{s: s, sent: pseudoRandom(1), want: pseudoRandom(2), got: make(chan [sha256.Size]byte, 1)}
+	args := s.deviceArgs(h.url, "--service", "web="+webPage(s.t), "--service", "bulk=tcp://"+bulkService(s.t, j.got, j.want),
+		"--on", "display=sh "+handler(s))
+	if h.proxy != "" {
+		args = append(args, "--proxy", h.proxy)
+	}
+	cmd := exec.Command(exe, append(args, h.args...)...)
+	cmd.Env = append(os.Environ(), h.env...)
+	j.device = start(s.t, "device", cmd)
+	return j
+}
+
+// do sends a signal, and uses the services, with the bulk of bytes each way.
+func (j *job) do() {
+	t, admin := j.s.t, j.s.admin()
+	t.Helper()
+	ack := must(t, strings.NewReader("hello pump"), "push", "--admin", admin, deviceID, "display", "-")
+	if strings.TrimSpace(string(ack)) != "showing: hello pump" {
+		t.Errorf("ack %q", ack)
+	}
+	page := must(t, strings.NewReader("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"), "dial", "--admin", admin, deviceID, "web")
+	resp, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(page)), nil)
+	if err != nil {
+		t.Fatalf("the page: %v in %q", err, page)
+	}
+	if body, err := io.ReadAll(resp.Body); err != nil || string(body) != "pump page" {
+		t.Errorf("the page: %q, %v", body, err)
+	}
+	down := must(t, bytes.NewReader(j.sent), "dial", "--admin", admin, deviceID, "bulk")
+	if sha256.Sum256(down) != sha256.Sum256(j.want) {
+		t.Errorf("%d bytes came from the device, want %d with the same sum", len(down), len(j.want))
+	}
+	select {
+	case got := <-j.got:
+		if got != sha256.Sum256(j.sent) {
+			t.Error("the device's service got other bytes than were sent")
+		}
+	case <-bounded(t).Done():
+		t.Error("the device's service got no end of the bytes")
 	}
 }
 
@@ -85,35 +121,27 @@ func webPage(t *testing.T) string {
 	return srv.URL
 }
 
-// bulkService takes one connection, sums what comes until the end of that
+// bulkService takes connections, sums what comes until the end of that
 // direction, and only then answers.
 func bulkService(t *testing.T, sum chan<- [sha256.Size]byte, answer []byte) string {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	t.Cleanup(func() { _ = ln.Close(); <-done })
-	go func() {
-		defer close(done)
-		c, err := ln.Accept()
-		if err != nil {
-			return
-		}
-		defer func() { _ = c.Close() }()
+	return accept(t, nil, func(c net.Conn) {
 		_ = c.SetDeadline(time.Now().Add(patience))
 		h := sha256.New()
 		_, _ = io.Copy(h, c)
-		sum <- [sha256.Size]byte(h.Sum(nil))
+		select {
+		case sum <- [sha256.Size]byte(h.Sum(nil)):
+		case <-t.Context().Done():
+		}
 		_, _ = c.Write(answer)
-	}()
-	return ln.Addr().String()
+	})
 }
 
 // listed is what devices --json says of a device, as far as it is tested.
 type listed struct {
-	Device string `json:"device"`
-	Outer  struct {
+	Device  string `json:"device"`
+	Session string `json:"session"`
+	Carrier string `json:"carrier"`
+	Outer   struct {
 		TLSVersion  string `json:"tls_version"`
 		Verified    bool   `json:"verified"`
 		VerifyError string `json:"verify_error"`
@@ -128,15 +156,22 @@ type listed struct {
 // ready waits until the server lists the device.
 func (s *site) ready() listed {
 	s.t.Helper()
+	return s.listed(func(listed) bool { return true })
+}
+
+// listed waits until the server lists the device as it should be.
+func (s *site) listed(is func(listed) bool) listed {
+	s.t.Helper()
 	ctx := bounded(s.t)
+	var last []byte
 	for ctx.Err() == nil {
 		var all []listed
-		out := must(s.t, nil, "devices", "--json", "--admin", s.admin())
-		if err := json.Unmarshal(out, &all); err != nil {
-			s.t.Fatalf("devices --json: %v in %s", err, out)
+		last = must(s.t, nil, "devices", "--json", "--admin", s.admin())
+		if err := json.Unmarshal(last, &all); err != nil {
+			s.t.Fatalf("devices --json: %v in %s", err, last)
 		}
 		for _, d := range all {
-			if d.Device == deviceID {
+			if d.Device == deviceID && is(d) {
 				return d
 			}
 		}
@@ -145,6 +180,6 @@ func (s *site) ready() listed {
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
-	s.t.Fatal("the device is not ready")
+	s.t.Fatalf("the device is not ready as it should be; the list is %s", last)
 	return listed{}
 }

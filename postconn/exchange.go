@@ -206,7 +206,6 @@ func (a *posted) read(ctx context.Context, resp *http.Response) *AnswerError {
 func postError(ctx context.Context, status int, err error) *AnswerError {
 	var e *AnswerError
 	if errors.As(err, &e) { // a proxy's
-		e.Op = op
 		return e
 	}
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {

@@ -33,6 +33,7 @@ type poster struct {
 	// Guarded by the Conn's lock.
 	locator string // of the session; empty before the first good answer
 	polling bool   // poll runs
+	asking  bool   // and has taken what rides with its request
 	sending bool   // send runs
 	flush   *time.Timer
 	due     bool // send although nobody reads
@@ -85,7 +86,11 @@ func (p *poster) loop(running *bool, wanted func() bool, next func() *posting) {
 	defer p.mu.Unlock()
 	var b backoff
 	for !p.stopped && wanted() {
-		p.exchangeLocked(next(), &b)
+		r := next()
+		p.asking = p.asking || r.poll
+		p.changedLocked() // what does not ride goes beside
+		p.exchangeLocked(r, &b)
+		p.asking = p.asking && !r.poll
 	}
 	*running = false
 	p.changedLocked()
@@ -103,7 +108,7 @@ func (p *poster) wantPollLocked() bool {
 func (p *poster) wantSendLocked() bool {
 	unsent := p.out.end() - p.sent
 	switch {
-	case p.err != nil, p.locator == "" && p.polling:
+	case p.err != nil, p.locator == "" && p.polling, p.polling && !p.asking:
 		return false
 	case p.closed:
 		return !p.told && (p.locator != "" || unsent > 0)
@@ -184,7 +189,7 @@ func (p *poster) close() error {
 		p.cond.Broadcast()
 	})
 	p.changedLocked()
-	for !expired && (p.sending || p.wantSendLocked() || p.locator == "" && p.polling) && !p.told {
+	for !expired && !p.told && p.err == nil && (p.sending || p.polling || p.wantSendLocked()) {
 		p.cond.Wait()
 	}
 	var err error

@@ -78,7 +78,9 @@ type Config struct {
 	// one, and ClientCAs. It is raised to TLS 1.3 with client certificates
 	// required; ALPN is set. Revocation belongs into VerifyConnection.
 	TLS *tls.Config
-	// Identify takes the device's id from its verified certificate; nil is Identify.
+	// Identify takes the device's id from its verified certificate; nil is
+	// Identify. An id is 1 to 255 bytes of printable ASCII without space; a
+	// certificate that gives another is refused.
 	Identify func(tls.ConnectionState) (device string, err error)
 	// Mux holds the signals and services for devices; nil answers to none. A peer
 	// that negotiates atls-http/1 is a connection to the service http.
@@ -90,6 +92,11 @@ type Config struct {
 	// TLS is the INNER state, and FromContext gives their session. Setting it
 	// takes that service of the Mux.
 	Handler http.Handler
+	// Anchors are the sets that devices get at /.well-known/est/cacerts of the
+	// service http, ahead of Handler, which may be nil then: those sets under
+	// which the outer chain that the device met validates, and no others. A
+	// certificate that a device reported is never served for that.
+	Anchors []AnchorSet
 	// Origins are the browser origins that may connect; none by default.
 	Origins []string
 	Limits  Limits
@@ -156,7 +163,7 @@ func Identify(cs tls.ConnectionState) (device string, err error) {
 		device = c.Subject.CommonName
 	}
 	if err := proto.CheckName(device); err != nil {
-		return "", fmt.Errorf("certificate gives no device id: %w", err)
+		return "", fmt.Errorf("the certificate gives none: %w", err)
 	}
 	return device, nil
 }

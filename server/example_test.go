@@ -7,6 +7,7 @@ import (
 	"log"
 	"net/http"
 	"os"
+	"time"
 
 	"github.com/atls-ws/atls-ws/server"
 )
@@ -36,5 +37,6 @@ func Example() {
 		}
 		_, _ = fmt.Fprintln(w, reply)
 	})
-	log.Fatal(http.ListenAndServeTLS(":443", "web.pem", "web-key.pem", nil))
+	web := &http.Server{Addr: ":443", ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second}
+	log.Fatal(web.ListenAndServeTLS("web.pem", "web-key.pem"))
 }

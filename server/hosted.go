@@ -87,8 +87,8 @@ type httpPeer struct {
 }
 
 // newHTTPPeer admits a peer.
-func newHTTPPeer(in *session.Inner) (*httpPeer, error) {
-	conn, device, err := in.HTTP()
+func newHTTPPeer(ctx context.Context, in *session.Inner) (*httpPeer, error) {
+	conn, device, err := in.HTTP(ctx)
 	if err != nil {
 		return nil, err
 	}

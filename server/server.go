@@ -33,6 +33,7 @@ type Server struct {
 	cfg      Config
 	registry Registry
 	hosted   *hosted
+	anchors  anchors
 	post     *postconn.Handler
 
 	ctx    context.Context // ends what is half open
@@ -55,7 +56,11 @@ func New(c *Config) (*Server, error) {
 	if err := session.CheckServerTLS(c.TLS); err != nil {
 		return nil, fmt.Errorf("server: %w", err)
 	}
-	s := &Server{cfg: *c, live: map[*Session]struct{}{}, httpPeers: map[*httpPeer]struct{}{}}
+	sets, err := newAnchors(c.Anchors)
+	if err != nil {
+		return nil, fmt.Errorf("server: %w", err)
+	}
+	s := &Server{cfg: *c, live: map[*Session]struct{}{}, httpPeers: map[*httpPeer]struct{}{}, anchors: sets}
 	s.registry.sessions = map[string][]*Session{}
 	s.cfg.TLS = c.TLS.Clone()
 	s.cfg.Limits = c.Limits.complete()
@@ -70,8 +75,12 @@ func New(c *Config) (*Server, error) {
 	}
 	s.post = postconn.NewHandler(&postconn.HandlerOptions{Accept: s.servePost, Admit: s.enter, MaxConns: s.cfg.Limits.Sessions})
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	if c.Handler != nil {
-		h, err := host(s.cfg.Mux, c.Handler, s.cfg.Logger)
+	app := c.Handler
+	if len(s.anchors) > 0 {
+		app = s.withAnchors(app)
+	}
+	if app != nil {
+		h, err := host(s.cfg.Mux, app, s.cfg.Logger)
 		if err != nil {
 			return nil, fmt.Errorf("server: %w", err)
 		}
@@ -85,7 +94,9 @@ func (s *Server) Registry() *Registry { return &s.registry }
 
 // ServeHTTP answers a device's request for a carrier. For a WebSocket it returns
 // when the session is ready, or refused; the session then lives on by itself.
-// Mount it at DefaultPath.
+// Mount it at DefaultPath, in an http.Server with a ReadHeaderTimeout and a
+// ReadTimeout: what a stranger withholds before this is called, or of a body that
+// nobody reads, only they bound. They end with the upgrade.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch r.Method {
 	case http.MethodPost:
@@ -127,12 +138,22 @@ func (s *Server) serve(conn net.Conn, r *http.Request, bound time.Duration) (rea
 		Streams: s.cfg.Limits.Streams, Keepalive: s.cfg.Limits.Keepalive, HTTP: slices.Contains(s.cfg.Mux.Services(), ServiceHTTP), Queue: s.cfg.Queue,
 		Admit: func(cs tls.ConnectionState, hello *Hello) (string, error) {
 			markIntercepted(hello.Outer, r.TLS)
-			return s.cfg.Identify(cs)
+			if len(s.anchors) == 0 && hello.Outer != nil {
+				hello.Outer = hello.Outer.WithoutDER() // nothing will be chosen by it
+			}
+			device, err := s.cfg.Identify(cs)
+			if err == nil {
+				err = proto.CheckName(device)
+			}
+			if err != nil {
+				return "", fmt.Errorf("device id: %w", err)
+			}
+			return device, nil
 		},
 	})
 	if err == nil && in.IsHTTP() {
 		var peer *httpPeer
-		if peer, err = newHTTPPeer(in); err == nil {
+		if peer, err = newHTTPPeer(ctx, in); err == nil {
 			return s.adoptHTTP(peer, r.RemoteAddr)
 		}
 	}
@@ -225,15 +246,15 @@ func (s *Server) adopt(sess *Session, remote string) bool {
 	if s.cfg.Hooks.Connected != nil {
 		s.cfg.Hooks.Connected(sess)
 	}
+	for _, o := range old {
+		log.Info("newer session of the device replaces the old", "old", o.ID())
+		s.wg.Go(func() { bye(o, proto.Replaced, "a newer session of this device took over") })
+	}
 	go func() {
 		defer s.wg.Done()
-		for _, o := range old {
-			log.Info("newer session of the device replaces the old", "old", o.ID())
-			bye(o, proto.Replaced, "a newer session of this device took over")
-		}
 		<-sess.Done()
+		s.registry.remove(sess) // before Close, which waits for signal handlers
 		_ = sess.Close()
-		s.registry.remove(sess)
 		s.mu.Lock()
 		delete(s.live, sess)
 		s.mu.Unlock()

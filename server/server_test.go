@@ -347,3 +347,56 @@ func TestDialDeviceStreamHasHalfClose(t *testing.T) {
 	}
 	_ = conn.Close()
 }
+
+// A handler that does not look at its context holds up its session's Close, and
+// nothing else: a device that is gone is not connected, a newer session is.
+func TestAHungHandlerHoldsUpItsOwnSessionOnly(t *testing.T) {
+	mux := new(server.Mux)
+	entered, release := make(chan struct{}, 2), make(chan struct{})
+	mux.OnSignal("hang", func(context.Context, server.Signal) (string, error) {
+		entered <- struct{}{}
+		<-release
+		return "", nil
+	})
+	s := newSite(t, &server.Config{Mux: mux})
+	defer close(release)
+	cfg := s.config(t, "device-1")
+	cfg.Mux.OnSignal("greet", func(context.Context, client.Signal) (string, error) { return "hello", nil })
+	hang := func(sess *client.Session) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go func() { <-entered; cancel() }()
+		if _, err := sess.Signal(ctx, client.Signal{Name: "hang"}); !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	}
+	first := s.dial(t, cfg)
+	hang(first)
+	second := s.dial(t, cfg)
+	<-first.Done()
+	eventually(t, func() bool {
+		r, err := s.srv.Push(t.Context(), "device-1", server.Signal{Name: "greet"})
+		return err == nil && r == "hello"
+	})
+	hang(second)
+	_ = second.Close()
+	eventually(t, func() bool {
+		_, err := s.srv.Push(t.Context(), "device-1", server.Signal{Name: "greet"})
+		return errors.Is(err, server.ErrNotConnected)
+	})
+}
+
+func TestAnIdentityThatIsNoNameIsRefused(t *testing.T) {
+	id := ""
+	s := newSite(t, &server.Config{Identify: func(tls.ConnectionState) (string, error) { return id, nil }})
+	for _, id = range []string{"", "a b", "a\x1b[2Jb"} {
+		sess, err := client.Dial(t.Context(), s.config(t, "device-1"))
+		var refused *client.RefusedError
+		if !errors.As(err, &refused) || refused.Code != client.NotAllowed {
+			t.Errorf("%q: %v", id, err)
+		}
+		if err == nil {
+			_ = sess.Close()
+		}
+	}
+}

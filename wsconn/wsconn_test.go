@@ -64,6 +64,7 @@ func pair(tb testing.TB, tls bool) (client, server *Conn) {
 }
 
 func TestConnIsANetConn(t *testing.T) {
+	t.Parallel()
 	for _, swap := range []bool{false, true} {
 		t.Run(fmt.Sprint("server first ", swap), func(t *testing.T) {
 			nettest.TestConn(t, func() (net.Conn, net.Conn, func(), error) {
@@ -122,6 +123,7 @@ func TestCloseDeliversWhatWasWritten(t *testing.T) {
 }
 
 func TestCloseIsBoundedWhenThePeerReadsNothing(t *testing.T) {
+	t.Parallel()
 	c, s := pair(t, false)
 	_ = c.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
 	for {
@@ -174,6 +176,7 @@ func TestRefusedMessages(t *testing.T) {
 }
 
 func TestLargestMessageIsTaken(t *testing.T) {
+	t.Parallel()
 	srv, conns, _ := listen(t, false, nil)
 	ws, err := rawDial(t, srv, nil) // offers no subprotocol: plain bridges do not
 	if err != nil {

@@ -12,6 +12,8 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -102,13 +104,21 @@ func (d *demo) tell(format string, a ...any) {
 
 func (d *demo) path(name ...string) string { return filepath.Join(append([]string{d.dir}, name...)...) }
 
+// command is a verb of this binary. What the environment sets for the person's
+// own servers and devices is not for those of the demo.
+func (d *demo) command(args ...string) *exec.Cmd {
+	cmd := exec.Command(d.exe, args...)
+	cmd.Dir = d.dir
+	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "ATLS_WS_") })
+	return cmd
+}
+
 // start runs a verb of this binary as a process that lives until the end.
 func (d *demo) start(name string, args ...string) (*child.Child, error) {
 	if err := d.ctx.Err(); err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(d.exe, args...)
-	cmd.Dir = d.dir
+	cmd := d.command(args...)
 	c, err := child.Start(name, cmd)
 	if err != nil {
 		return nil, err
@@ -121,8 +131,8 @@ func (d *demo) start(name string, args ...string) (*child.Child, error) {
 // run runs a verb of this binary to its end and returns its stdout.
 func (d *demo) run(ctx context.Context, stdin io.Reader, args ...string) ([]byte, error) {
 	var out bytes.Buffer
-	cmd := exec.Command(d.exe, args...)
-	cmd.Dir, cmd.Stdin, cmd.Stdout = d.dir, stdin, &out
+	cmd := d.command(args...)
+	cmd.Stdin, cmd.Stdout = stdin, &out
 	c, err := child.Start(args[0], cmd)
 	if err != nil {
 		return nil, err

@@ -94,8 +94,6 @@ func (d *demo) startDevice(ctx context.Context) error {
 	if err := d.servePage(); err != nil {
 		return err
 	}
-	// Relative, as all paths that the children get: they run in the demo's folder,
-	// whose name may be long (a unix socket's must not be) or have spaces.
 	// The paths that the children get are relative: they run in the demo's folder,
 	// whose name may be too long for a unix socket's or have spaces.
 	script := "#!/bin/sh\ntext=$(cat)\necho \"signal $ATLS_SIGNAL_NAME says: $text\" >>handler.out\necho \"showing: $text\"\n"

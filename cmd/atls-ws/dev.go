@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/atls-ws/atls-ws/internal/config"
+	"github.com/atls-ws/atls-ws/internal/daemon/admin"
 	"github.com/atls-ws/atls-ws/internal/pki"
 )
 
@@ -51,7 +52,6 @@ func makeDev(dir string, cfg *config.Server) error {
 		&cfg.Inner.Cert: pki.CertPath(dir, pki.ServerFile), &cfg.Inner.Key: pki.KeyPath(dir, pki.ServerFile),
 		&cfg.Inner.ClientCA: pki.CertPath(dir, pki.CAFile),
 		&cfg.Outer.Cert:     pki.CertPath(dir, pki.OuterFile), &cfg.Outer.Key: pki.KeyPath(dir, pki.OuterFile),
-		&cfg.Admin: filepath.Join(dir, "admin.sock"),
 	} {
 		if *field == "" {
 			*field = file
@@ -61,7 +61,7 @@ func makeDev(dir string, cfg *config.Server) error {
 }
 
 // printDev prints the commands to paste into other terminals.
-func printDev(w io.Writer, dir string, cfg *config.Server, addr net.Addr, admin string) {
+func printDev(w io.Writer, dir string, cfg *config.Server, addr net.Addr, socket string) {
 	exe := "atls-ws"
 	if strings.ContainsRune(os.Args[0], filepath.Separator) {
 		exe = os.Args[0]
@@ -74,22 +74,15 @@ func printDev(w io.Writer, dir string, cfg *config.Server, addr net.Addr, admin 
 	if cfg.Path != config.DefaultPath {
 		url += cfg.Path
 	}
+	var where []string
+	if socket != admin.DefaultPath() { // where the operators' verbs look
+		where = []string{"--admin", socket}
+	}
+	push := append(append([]string{exe, "push"}, where...), devDevice, "hello", "world")
+	devices := append([]string{exe, "devices"}, where...)
 	device := pki.DeviceFile(devDevice)
 	_, _ = fmt.Fprintf(w, "# a device, in a second terminal:\n%s\n# a signal to it, in a third:\n%s\n# and who is connected:\n%s\n",
 		shell(exe, "device", "--url", url, "--cert", pki.CertPath(dir, device), "--key", pki.KeyPath(dir, device),
 			"--ca", pki.CertPath(dir, pki.CAFile), "--on", `hello=echo "hello back, $(cat)"`),
-		shell(exe, "push", "--admin", admin, devDevice, "hello", "world"),
-		shell(exe, "devices", "--admin", admin))
-}
-
-// shell quotes words for a POSIX shell.
-func shell(words ...string) string {
-	quoted := make([]string, len(words))
-	for i, word := range words {
-		quoted[i] = word
-		if word == "" || strings.Trim(word, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:@%+,=") != "" {
-			quoted[i] = "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
-		}
-	}
-	return strings.Join(quoted, " ")
+		shell(push...), shell(devices...))
 }

@@ -12,18 +12,11 @@ import (
 )
 
 func deviceCommand() *cli.Command {
-	flags := append(roleFlags("configs/device.yaml"),
+	flags := append(append(roleFlags("configs/device.yaml"), sessionFlags()...),
 		&cli.BoolFlag{Name: "once", Usage: "end with the first session instead of reconnecting; exit 1 says why on stderr"},
-		&cli.StringFlag{Name: "url", Usage: "`URL` of the server: https, wss, http or ws", EnvVars: []string{"ATLS_WS_URL"}},
-		&cli.StringFlag{Name: "cert", Usage: "`FILE` with the device's inner certificate"},
-		&cli.StringFlag{Name: "key", Usage: "`FILE` with its key"},
-		&cli.StringFlag{Name: "ca", Usage: "`FILE` with the CA that vouches for the server's inner certificate"},
-		&cli.StringFlag{Name: "server-name", Usage: "`NAME` in the server's inner certificate (default: atls-ws)"},
-		&cli.StringFlag{Name: "carrier", Usage: "auto, websocket or post (default: auto)", EnvVars: []string{"ATLS_WS_CARRIER"}},
 		&cli.StringFlag{Name: "outer", Usage: "report accepts any outer certificate and reports it, verify refuses one that does not verify, pin one without a pinned key (default: verify with --outer-roots, else report)"},
 		&cli.StringSliceFlag{Name: "outer-pin", Usage: "`KEY` for --outer pin: sha256/ and the base64 of the sum of a SubjectPublicKeyInfo"},
 		&cli.StringFlag{Name: "outer-roots", Usage: "`FILE` with CAs for the outer certificate, beside the system's"},
-		&cli.StringFlag{Name: "proxy", Usage: "`URL` of the proxy, or direct (default: the environment's); a password belongs into the variable", EnvVars: []string{"ATLS_WS_PROXY"}},
 		&cli.StringSliceFlag{Name: "service", Usage: "let the server reach `NAME=TARGET`: tcp://host:port, unix:///path or http://host:port"},
 		&cli.StringSliceFlag{Name: "on", Usage: "run a command for a signal: `NAME=COMMAND`, with NAME * for any other"},
 	)
@@ -68,6 +61,20 @@ func runDevice(c *cli.Context) error {
 		},
 	})
 	return explain(err, cfg)
+}
+
+// sessionFlags say whom a device connects to and who it is, in every verb that
+// makes a session.
+func sessionFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "url", Usage: "`URL` of the server: https, wss, http or ws", EnvVars: []string{"ATLS_WS_URL"}},
+		&cli.StringFlag{Name: "cert", Usage: "`FILE` with the device's inner certificate"},
+		&cli.StringFlag{Name: "key", Usage: "`FILE` with its key"},
+		&cli.StringFlag{Name: "ca", Usage: "`FILE` with the CA that vouches for the server's inner certificate"},
+		&cli.StringFlag{Name: "server-name", Usage: "`NAME` in the server's inner certificate (default: atls-ws)"},
+		&cli.StringFlag{Name: "carrier", Usage: "auto, websocket or post (default: auto)", EnvVars: []string{"ATLS_WS_CARRIER"}},
+		&cli.StringFlag{Name: "proxy", Usage: "`URL` of the proxy, or direct (default: the environment's); a password belongs into the variable", EnvVars: []string{"ATLS_WS_PROXY"}},
+	}
 }
 
 // deviceConfig reads the file, lays the flags over it and validates the result.

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -90,10 +91,28 @@ func explainInner(err error, cfg *config.Device) error {
 	case errors.Is(err, context.DeadlineExceeded):
 		return withNext(fmt.Errorf("a carrier was opened, but no session came through it in time: %w", err),
 			"check that "+cfg.URL+" leads to an atls-ws server; a box between may hold back what it carries")
+	case tampered(err):
+		return explainTampering(err, cfg)
 	case strings.Contains(err.Error(), "inner handshake"):
-		return withNext(err, "check that "+cfg.URL+" leads to an atls-ws server, and to nothing that changes WebSocket messages")
+		return withNext(err, "check that "+cfg.URL+" leads to an atls-ws server, and to nothing that changes what the carrier carries")
 	}
 	return err
+}
+
+// tampered tells the TLS errors of bytes that are not those which were sent.
+func tampered(err error) bool {
+	for _, s := range []string{"bad record MAC", "error decrypting message", "error decoding message", "illegal parameter",
+		"unexpected message", "oversized record", "record with version", "invalid signature"} {
+		if strings.Contains(err.Error(), s) {
+			return true
+		}
+	}
+	return false
+}
+
+func explainTampering(err error, cfg *config.Device) error {
+	return withNext(fmt.Errorf("a box between changes what it carries, and inside that is noticed: %w", err),
+		"no session is made through such a box: ask the owner of the network to let the traffic to "+cfg.URL+" through as it is")
 }
 
 // explainAlert is about the server's refusal of this device in the inner handshake.
@@ -109,6 +128,8 @@ func explainAlert(alert *client.AlertError, cfg *config.Device) error {
 		return say("it is expired or not yet valid", "renew it with: atls-ws pki device --force ID; and check both clocks")
 	case strings.Contains(text, "certificate"):
 		return say("it does not verify", "the server's log says why; make one with: atls-ws pki device ID")
+	case tampered(alert):
+		return explainTampering(fmt.Errorf("inner handshake: %w", alert), cfg)
 	}
 	return withNext(fmt.Errorf("inner handshake: %w", alert), "the server's log says why")
 }
@@ -119,9 +140,10 @@ func explainCarrier(err error, up *client.CarrierError, cfg *config.Device) erro
 	var record tls.RecordHeaderError
 	var dns *net.DNSError
 	say := func(what, next string) error { return withNext(fmt.Errorf("%s: %w", what, rootCause(err, up)), next) }
+	if said := explainProxy(err, up, cfg); said != nil {
+		return said
+	}
 	switch text := err.Error(); {
-	case strings.Contains(text, "proxyconnect"):
-		return say("the proxy cannot be reached", "check --proxy, or the environment's HTTPS_PROXY; --proxy direct uses none")
 	case errors.As(err, &verify):
 		issuer := ""
 		if len(verify.UnverifiedCertificates) > 0 {
@@ -140,6 +162,12 @@ func explainCarrier(err error, up *client.CarrierError, cfg *config.Device) erro
 	case errors.Is(err, context.DeadlineExceeded):
 		return say("no answer from "+cfg.URL, "check host and port, that a firewall lets them through, and whether a proxy is needed (--proxy)")
 	}
+	switch s := up.StatusCode; {
+	case s == http.StatusOK && errors.Is(err, io.ErrUnexpectedEOF):
+		return say("a box between cuts the answers short", "ask the owner of the network to let the traffic to "+cfg.URL+" through as it is")
+	case s >= 300 && s < 400, s >= 200 && s < 300 && up.Body != "", s == http.StatusNetworkAuthenticationRequired:
+		return say("a page answers instead of the server", "if a portal wants a login here, log in with a browser or let this device through without; else check the path of "+cfg.URL)
+	}
 	switch up.StatusCode {
 	case 0:
 		return say("no connection to "+cfg.URL, "check host, port and proxy")
@@ -150,7 +178,7 @@ func explainCarrier(err error, up *client.CarrierError, cfg *config.Device) erro
 	case http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusOK:
 		return say("no atls-ws server at this path", "check the path of "+cfg.URL+" (default "+client.DefaultPath+")")
 	case http.StatusProxyAuthRequired:
-		return say("the proxy wants a login", "set ATLS_WS_PROXY to http://user:password@host:port")
+		return say("the proxy wants a login", "give it user and password, "+loginNext)
 	case http.StatusUnauthorized, http.StatusForbidden:
 		return say("a box between, or the server, forbids it", "ask the owner of the network to allow requests to "+cfg.URL)
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:

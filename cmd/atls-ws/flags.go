@@ -14,9 +14,13 @@ import (
 // Flags that both roles have.
 func roleFlags(sample string) []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "config", Usage: "YAML `FILE`, see " + sample + "; flags override it", EnvVars: []string{"ATLS_WS_CONFIG"}},
+		configFlag(sample),
 		&cli.BoolFlag{Name: "check", Usage: "check the configuration and the files that it names, and exit"},
 	}
+}
+
+func configFlag(sample string) cli.Flag {
+	return &cli.StringFlag{Name: "config", Usage: "YAML `FILE`, see " + sample + "; flags override it", EnvVars: []string{"ATLS_WS_CONFIG"}}
 }
 
 func logFlags() []cli.Flag {
@@ -90,4 +94,16 @@ func pairs(c *cli.Context, flag string) (map[string]string, error) {
 func checked(w io.Writer) error {
 	_, err := fmt.Fprintln(w, "ok: the configuration is valid and its files can be used")
 	return err
+}
+
+// shell quotes words for a POSIX shell.
+func shell(words ...string) string {
+	quoted := make([]string, len(words))
+	for i, word := range words {
+		quoted[i] = word
+		if word == "" || strings.Trim(word, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:@%+,=") != "" {
+			quoted[i] = "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+		}
+	}
+	return strings.Join(quoted, " ")
 }

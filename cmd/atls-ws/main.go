@@ -37,7 +37,7 @@ func newApp() *cli.App {
 		HideVersion:               true,
 		EnableBashCompletion:      true,
 		DisableSliceFlagSeparator: true, // a command given to --on may contain a comma
-		Commands:                  append(commands(), deviceCommand(), doctorCommand(), versionCommand(), completionCommand()),
+		Commands:                  append(commands(), deviceCommand(), bootstrapCommand(), doctorCommand(), versionCommand(), completionCommand()),
 		ExitErrHandler:            func(*cli.Context, error) {}, // run reports
 		OnUsageError:              onUsageError,
 		Action:                    noCommand,

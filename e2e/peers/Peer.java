@@ -1,6 +1,6 @@
 // A client of the WebSocket carrier that speaks atls-http/1: SSLEngine for the
 // inner TLS, java.net.http.WebSocket for the carrier, nothing but the JDK. It was
-// written from docs/PROTOCOL.md, section 13.
+// written from docs/PROTOCOL.md, section 14.
 //
 //	javac -d DIR Peer.java
 //	java -cp DIR Peer URL ROGUE-URL CA CERT KEY [PROXY]

@@ -1,6 +1,6 @@
 // A server of the POST carrier that speaks atls-mux/1: SSLEngine for the inner TLS,
 // com.sun.net.httpserver for the carrier, and as much of yamux as one device needs.
-// It was written from docs/PROTOCOL.md, section 14.
+// It was written from docs/PROTOCOL.md, section 15.
 //
 //	javac -d DIR PostServer.java
 //	java -cp DIR PostServer CA CERT KEY

@@ -1,6 +1,6 @@
 /* A plain client of the POST carrier that speaks atls-http/1: OpenSSL with memory
  * BIOs for the inner TLS, libcurl for the requests. It was written from
- * docs/PROTOCOL.md, section 13.
+ * docs/PROTOCOL.md, section 14.
  *
  *	cc -o curl curl.c -lssl -lcrypto -lcurl
  *	curl URL ROGUE-URL CA CERT KEY [PROXY]

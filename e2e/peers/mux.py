@@ -1,6 +1,6 @@
 """A client of the WebSocket carrier that speaks atls-mux/1: ssl.MemoryBIO for the
 inner TLS, a WebSocket and a yamux of its own, nothing but the standard library.
-It was written from docs/PROTOCOL.md, section 13.
+It was written from docs/PROTOCOL.md, section 14.
 
     python3 mux.py URL ROGUE-URL CA CERT KEY [PROXY]
 

@@ -1,6 +1,6 @@
 /* A server of the POST carrier that speaks atls-mux/1: OpenSSL with memory BIOs, and
  * as much of HTTP/1.1 and yamux as one device needs. It was written from
- * docs/PROTOCOL.md, section 14.
+ * docs/PROTOCOL.md, section 15.
  *
  *	cc -o server server.c -lssl -lcrypto -lpthread
  *	server CA CERT KEY

@@ -50,7 +50,7 @@ func (e *Error) Error() string {
 	if e.Err != nil {
 		b.WriteString(e.Err.Error())
 	}
-	if e.Body != "" {
+	if e.Body != "" && !strings.Contains(e.Body, UpgradeRequired) { // Err says it better
 		fmt.Fprintf(&b, ": %q", e.Body)
 	}
 	return b.String()
@@ -82,6 +82,8 @@ func meaning(resp *http.Response, body string) error {
 		return fmt.Errorf("redirected to %q, which is not followed", Printable(resp.Header.Get("Location")))
 	case s >= 200 && s < 300:
 		return errors.New("a page instead of the service: a portal, or a wrong path")
+	case s == http.StatusNetworkAuthenticationRequired:
+		return errors.New("a portal wants a login before it lets anything through")
 	case s == http.StatusNotFound:
 		return errors.New("nothing serves this path")
 	case s == http.StatusBadGateway || s == http.StatusGatewayTimeout:

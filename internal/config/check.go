@@ -85,6 +85,9 @@ func (c *check) services(services map[string]string) {
 	for _, name := range keys(services) {
 		field := "services." + name
 		c.name(field, name)
+		if name == proto.ServiceSignals {
+			c.add(field, "this name is reserved for the signals themselves")
+		}
 		_, err := ParseTarget(services[name])
 		c.addErr(field, err)
 	}

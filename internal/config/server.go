@@ -9,6 +9,9 @@ import (
 // DefaultListen is where a server listens when nothing says where.
 const DefaultListen = "127.0.0.1:8443"
 
+// serviceHTTP is the service at which the server itself answers devices.
+const serviceHTTP = "http"
+
 // DefaultPath is the path of the carriers on a server.
 const DefaultPath = "/.well-known/atls"
 
@@ -37,6 +40,9 @@ type Server struct {
 	// Services maps the name of a service that devices may reach to its
 	// target; see ParseTarget.
 	Services map[string]string `yaml:"services"`
+	// Anchors maps a name to the PEM file of the authorities with which the
+	// middleboxes of one network sign. Devices that meet them get them.
+	Anchors map[string]string `yaml:"anchors"`
 	// Limits bound what devices can use.
 	Limits Limits `yaml:"limits"`
 	// Origins are the web origins that may upgrade. Empty: a request that has an
@@ -72,8 +78,11 @@ type Limits struct {
 	HalfOpen     int           `yaml:"half_open"`     // sessions that are not ready yet
 	Streams      int           `yaml:"streams"`       // streams of one session
 	ReadyTimeout time.Duration `yaml:"ready_timeout"` // from the upgrade to ready
-	Keepalive    time.Duration `yaml:"keepalive"`     // between pings, under 50 s
+	Keepalive    time.Duration `yaml:"keepalive"`     // between pings, 1 s to under 50 s
 }
+
+// minKeepalive is what a device takes from its server.
+const minKeepalive = time.Second
 
 // maxKeepalive is where common proxies begin to cut idle connections.
 const maxKeepalive = 50 * time.Second
@@ -115,6 +124,10 @@ func parseServer(data []byte, path string) (*Server, error) {
 	s.src = src
 	rebase(filepath.Dir(path), &s.Outer.Cert, &s.Outer.Key,
 		&s.Inner.Cert, &s.Inner.Key, &s.Inner.ClientCA, &s.Admin)
+	for name, file := range s.Anchors {
+		rebase(filepath.Dir(path), &file)
+		s.Anchors[name] = file
+	}
 	return s, err
 }
 
@@ -135,11 +148,21 @@ func (s *Server) Validate() error {
 		c.oneOf("inner.identity", s.Inner.Identity, IdentityURI, IdentityDNS, IdentitySerial, IdentityCN)
 	}
 	c.services(s.Services)
+	for _, name := range keys(s.Anchors) {
+		c.name("anchors."+name, name)
+		c.required("anchors."+name, s.Anchors[name])
+	}
+	if _, taken := s.Services[serviceHTTP]; taken && len(s.Anchors) > 0 {
+		c.add("services."+serviceHTTP, "cannot be used with anchors, which devices get there: give the service another name")
+	}
 	c.notNegative("limits.sessions", int64(s.Limits.Sessions))
 	c.notNegative("limits.half_open", int64(s.Limits.HalfOpen))
 	c.notNegative("limits.streams", int64(s.Limits.Streams))
 	c.notNegative("limits.ready_timeout", int64(s.Limits.ReadyTimeout))
 	c.notNegative("limits.keepalive", int64(s.Limits.Keepalive))
+	if k := s.Limits.Keepalive; k > 0 && k < minKeepalive {
+		c.add("limits.keepalive", "must be at least 1s, or 0 for the default: devices ping no faster, and the server would call them dead")
+	}
 	if s.Limits.Keepalive >= maxKeepalive {
 		c.add("limits.keepalive", "must be under 50s: proxies cut connections that are idle for longer")
 	}

@@ -23,6 +23,7 @@ const (
 	nextServer = "make one with \"atls-ws pki server\""
 	nextCA     = "it is the ca.pem that \"atls-ws pki init\" made"
 	nextOuter  = "have the public certificate renewed or name the right file"
+	nextRoots  = "get it with \"atls-ws bootstrap --out FILE\", or ask the owner of the network for its CA in PEM"
 )
 
 // TLS loads the files of the inner TLS. It reports everything that is wrong
@@ -65,7 +66,7 @@ func (d *Device) OuterRoots() (*x509.CertPool, error) {
 	if err != nil {
 		pool = x509.NewCertPool() // a small device may have none
 	}
-	return loadPool(d.Outer.Roots, "ask the owner of the network for its CA in PEM", pool)
+	return loadPool(d.Outer.Roots, nextRoots, pool)
 }
 
 // OuterPins are the sums of Outer.Pins.
@@ -179,5 +180,6 @@ func (s *Server) Check() error {
 	}
 	_, inner := s.TLS()
 	_, outer := s.OuterTLS()
-	return errors.Join(inner, outer)
+	_, anchors := s.AnchorSets()
+	return errors.Join(inner, outer, anchors)
 }

@@ -17,6 +17,7 @@ import (
 
 const (
 	headerTimeout = 10 * time.Second // outer TLS and request header
+	readTimeout   = 30 * time.Second // a whole request of a stranger's; above what a POST may be held
 	idleTimeout   = time.Minute
 	maxHeader     = 16 << 10
 	shutdownTime  = 10 * time.Second

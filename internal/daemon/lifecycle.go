@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -40,6 +42,10 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server) error {
 	if err != nil {
 		return err
 	}
+	sets, err := cfg.AnchorSets()
+	if err != nil {
+		return err
+	}
 	mux := new(server.Mux)
 	c := &server.Config{
 		TLS: inner, Identify: cfg.Identify(), Mux: mux, Origins: cfg.Origins, Logger: d.log,
@@ -48,6 +54,9 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server) error {
 			Sessions: cfg.Limits.Sessions, HalfOpen: cfg.Limits.HalfOpen, Streams: cfg.Limits.Streams,
 			ReadyTimeout: cfg.Limits.ReadyTimeout, Keepalive: cfg.Limits.Keepalive,
 		},
+	}
+	for _, name := range slices.Sorted(maps.Keys(sets)) {
+		c.Anchors = append(c.Anchors, server.AnchorSet{Name: name, Certificates: sets[name]})
 	}
 	if _, taken := cfg.Services[server.ServiceHTTP]; !taken {
 		c.Handler = http.HandlerFunc(status)
@@ -71,6 +80,7 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server) error {
 	routes := http.NewServeMux()
 	routes.Handle(cfg.Path, d.server)
 	d.outer = d.httpServer(routes)
+	d.outer.ReadTimeout = readTimeout // net/http waits for a body also where nobody reads it
 	if outer != nil {
 		d.outerListener = tls.NewListener(d.outerListener, outer)
 	}

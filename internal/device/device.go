@@ -54,16 +54,22 @@ func Run(ctx context.Context, cfg *config.Device, o Options) error {
 	return err
 }
 
+// Bootstrap is client.Bootstrap with a device's configuration, whose outer
+// policy and roots it does not use. cfg has been validated.
+func Bootstrap(ctx context.Context, cfg *config.Device, file string, o Options) (*client.Trust, error) {
+	cc, err := sessionConfig(cfg, o)
+	if err != nil {
+		return nil, err
+	}
+	return client.Bootstrap(ctx, cc, &client.BootstrapOptions{File: file})
+}
+
 func clientConfig(cfg *config.Device, o Options) (*client.Config, error) {
-	inner, err := cfg.TLS()
+	cc, err := sessionConfig(cfg, o)
 	if err != nil {
 		return nil, err
 	}
 	roots, err := cfg.OuterRoots()
-	if err != nil {
-		return nil, err
-	}
-	proxy, err := cfg.ProxyFunc()
 	if err != nil {
 		return nil, err
 	}
@@ -74,10 +80,23 @@ func clientConfig(cfg *config.Device, o Options) (*client.Config, error) {
 	policy := map[string]client.OuterPolicy{
 		config.PolicyReport: client.OuterAccept, config.PolicyVerify: client.OuterVerify, config.PolicyPin: client.OuterPin,
 	}
-	outer := &client.OuterConfig{Policy: policy[cfg.Outer.Policy], Roots: roots, Pins: pins}
+	cc.Outer = &client.OuterConfig{Policy: policy[cfg.Outer.Policy], Roots: roots, Pins: pins}
+	cc.Mux, cc.OnDisconnect = new(client.Mux), o.OnDisconnect
+	return cc, nil
+}
+
+// sessionConfig is what every session of the device needs.
+func sessionConfig(cfg *config.Device, o Options) (*client.Config, error) {
+	inner, err := cfg.TLS()
+	if err != nil {
+		return nil, err
+	}
+	proxy, err := cfg.ProxyFunc()
+	if err != nil {
+		return nil, err
+	}
 	return &client.Config{
-		URL: cfg.URL, Carrier: client.Carrier(cfg.Carrier), TLS: inner, Outer: outer, Proxy: proxy, Mux: new(client.Mux),
-		Software: o.Software, Logger: o.Logger, OnDisconnect: o.OnDisconnect,
+		URL: cfg.URL, Carrier: client.Carrier(cfg.Carrier), TLS: inner, Proxy: proxy, Software: o.Software, Logger: o.Logger,
 	}, nil
 }
 

@@ -117,7 +117,7 @@ func Run(ctx context.Context, o Options) *Report {
 }
 
 func (d *doctor) look(cs tls.ConnectionState) error {
-	err := outer.Verify(cs, d.o.Roots)
+	err := outer.Verify(cs.PeerCertificates, d.o.URL.Hostname(), d.o.Roots)
 	d.seen.mu.Lock()
 	defer d.seen.mu.Unlock()
 	d.seen.outer, d.seen.outerErr = &cs, err

@@ -77,9 +77,13 @@ func New(o Options) *Hop {
 			if resp.StatusCode == http.StatusOK {
 				return nil
 			}
+			as := "without a login"
+			if u := proxy.User.Username(); u != "" {
+				as = fmt.Sprintf("with the login of %q", u)
+			}
 			return &answer.Error{
 				Op: "proxy", StatusCode: resp.StatusCode, RetryAfter: answer.RetryAfter(resp.Header),
-				Err: fmt.Errorf("by proxy %s, to CONNECT", proxy.Host),
+				Err: fmt.Errorf("by proxy %s, to CONNECT %s", proxy.Host, as),
 			}
 		},
 	}
@@ -187,16 +191,17 @@ func Lowest(c net.Conn) net.Conn {
 	}
 }
 
-// Verify does what crypto/tls does for a client that verifies. nil roots are the
-// system's.
-func Verify(cs tls.ConnectionState, roots *x509.CertPool) error {
+// Verify does what crypto/tls does for a client that verifies a chain, leaf
+// first. host is a name or an IP address, which a ConnectionState's ServerName
+// would not give; an empty one checks no name. nil roots are the system's.
+func Verify(chain []*x509.Certificate, host string, roots *x509.CertPool) error {
 	opts := x509.VerifyOptions{
-		DNSName: cs.ServerName, Roots: roots, CurrentTime: time.Now(),
+		DNSName: host, Roots: roots, CurrentTime: time.Now(),
 		Intermediates: x509.NewCertPool(),
 	}
-	for _, c := range cs.PeerCertificates[1:] {
+	for _, c := range chain[1:] {
 		opts.Intermediates.AddCert(c)
 	}
-	_, err := cs.PeerCertificates[0].Verify(opts)
+	_, err := chain[0].Verify(opts)
 	return err
 }

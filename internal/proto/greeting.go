@@ -22,7 +22,8 @@ type Hello struct {
 	Attempt string `json:"attempt,omitempty"`
 	// Applied is the last signal of the server's queue that the device handled.
 	Applied *Position `json:"applied,omitempty"`
-	// Probe asks for Ready and nothing more: the session is not the device's.
+	// Probe asks for Ready, and at most a request to the server's services: the
+	// session replaces none of the device and ends soon.
 	Probe bool         `json:"probe,omitempty"`
 	Outer *OuterReport `json:"outer,omitempty"`
 }
@@ -66,8 +67,8 @@ type OuterCert struct {
 	Issuer   string    `json:"issuer"`
 	SHA256   string    `json:"sha256"` // of the DER, lower-case hex
 	NotAfter time.Time `json:"not_after"`
-	// DER is the certificate itself, when the chain did not verify: the server
-	// chooses the anchors that it serves by it.
+	// DER is the certificate itself, when the chain did not verify or the device
+	// asks for anchors: the server chooses them by it.
 	DER []byte `json:"der,omitempty"`
 }
 

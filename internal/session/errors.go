@@ -19,6 +19,7 @@ var (
 	ErrDraining = errors.New("the peer asked to reconnect")  // no new streams
 	ErrReplaced = errors.New("a newer session took over")    // of the same device
 	errProtocol = errors.New("peer breaks the mux protocol") // yamux said so
+	errPings    = errors.New("too many pings wait for an answer")
 	errHTTPS    = errors.New("use an http URL: the inner session is the security")
 )
 

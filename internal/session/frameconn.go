@@ -16,11 +16,13 @@ const (
 	frameWindow   = 1
 	framePing     = 2
 	flagSYN       = 1
+	flagACK       = 2
 	flagRST       = 8
 	maxPending    = 64 << 10 // bytes written and not yet on the inner TLS connection
 	drainOnClose  = 2 * time.Second
 	maxResetQueue = 1024
-	flushBuffer   = maxPending + writeChunk // a write begun below maxPending may be a whole chunk
+	maxPings      = 64                                  // of the peer's that are not answered: yamux has a goroutine for each
+	flushBuffer   = maxPending + frameHead + writeChunk // a frame begun below maxPending may be a whole chunk
 )
 
 // An idle session holds no buffer.
@@ -44,10 +46,12 @@ type frameConn struct {
 		buf    []byte   // to be sent
 		extra  [][]byte // whole frames of ours, to go out at the next boundary
 		err    error
+		broken *time.Timer // set with err: ends the peer's direction too
 		closed bool
 	}
 	rx struct {
 		bounds bounds // used by yamux's reader alone
+		pings  uint64 // of bounds, when they were last compared with the pongs
 		sync.Mutex
 		resets []uint32 // streams to be reset on this end too
 		rest   []byte   // of frames that Read hands to yamux
@@ -67,6 +71,8 @@ type bounds struct {
 	head  [frameHead]byte
 	nhead int
 	body  uint32
+
+	pings, pongs uint64 // that have passed
 }
 
 func (b *bounds) at() bool { return b.nhead == 0 && b.body == 0 }
@@ -84,8 +90,13 @@ func (b *bounds) pass(p []byte) {
 		p = p[n:]
 		if b.nhead == frameHead {
 			b.nhead = 0
-			if b.head[1] == frameData {
+			switch flags := binary.BigEndian.Uint16(b.head[2:]); {
+			case b.head[1] == frameData:
 				b.body = binary.BigEndian.Uint32(b.head[8:])
+			case b.head[1] == framePing && flags&flagSYN != 0:
+				b.pings++
+			case b.head[1] == framePing && flags&flagACK != 0:
+				b.pongs++
 			}
 		}
 	}
@@ -101,17 +112,18 @@ func frame(typ byte, flags uint16, stream, length uint32) []byte {
 }
 
 // Write takes p, waiting while too much is pending. An error of an earlier
-// write comes back here.
+// write comes back here. It does not wait within a frame, nor refuse the rest
+// of one: the flusher sends nothing before the frame is whole.
 func (c *frameConn) Write(p []byte) (int, error) {
 	c.tx.Lock()
 	defer c.tx.Unlock()
-	for len(c.tx.buf) >= maxPending && c.tx.err == nil && !c.tx.closed {
+	for c.tx.bounds.at() && len(c.tx.buf) >= maxPending && c.tx.err == nil && !c.tx.closed {
 		c.tx.cond.Wait()
 	}
 	if c.tx.err != nil {
 		return 0, c.tx.err
 	}
-	if c.tx.closed {
+	if c.tx.closed && c.tx.bounds.at() {
 		return 0, net.ErrClosed
 	}
 	if c.tx.buf == nil {
@@ -167,7 +179,7 @@ func (c *frameConn) flush() {
 	defer c.tx.Unlock()
 	for {
 		for c.tx.err == nil && (len(c.tx.buf) == 0 || !c.tx.bounds.at()) {
-			if c.tx.closed {
+			if c.tx.closed && c.tx.bounds.at() {
 				return
 			}
 			c.tx.cond.Wait()
@@ -185,6 +197,9 @@ func (c *frameConn) flush() {
 		c.tx.Lock()
 		if err != nil {
 			c.tx.err = err
+			// yamux would find out with its next write, which may be never. What
+			// has arrived is read first: it may say why.
+			c.tx.broken = time.AfterFunc(byeWait, func() { _ = c.carrier.Close() })
 		}
 		c.tx.cond.Broadcast()
 	}
@@ -199,8 +214,22 @@ func (c *frameConn) Read(p []byte) (int, error) {
 	if n > 0 {
 		c.lastRead.Store(time.Now().UnixNano())
 		c.rx.bounds.pass(p[:n])
+		if c.pingFlood() {
+			return 0, errPings
+		}
 	}
 	return n, err
+}
+
+// pingFlood says whether the peer goes on pinging without taking our answers.
+func (c *frameConn) pingFlood() bool {
+	if c.rx.pings == c.rx.bounds.pings {
+		return false
+	}
+	c.rx.pings = c.rx.bounds.pings
+	c.tx.Lock()
+	defer c.tx.Unlock()
+	return c.rx.pings-c.tx.bounds.pongs > maxPings
 }
 
 func (c *frameConn) readResets(p []byte) int {
@@ -227,9 +256,14 @@ func (c *frameConn) Close() error {
 	c.tx.closed = true
 	c.tx.cond.Broadcast()
 	c.tx.Unlock()
-	bound := time.AfterFunc(drainOnClose, func() { _ = c.carrier.Close() })
+	bound := time.AfterFunc(drainOnClose, c.abort)
 	<-c.flushed
 	bound.Stop()
+	c.tx.Lock()
+	if c.tx.broken != nil {
+		c.tx.broken.Stop()
+	}
+	c.tx.Unlock()
 	return c.conn.Close()
 }
 

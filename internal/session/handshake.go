@@ -240,11 +240,14 @@ func (in *Inner) protocol() string { return in.conn.ConnectionState().Negotiated
 func (in *Inner) IsHTTP() bool { return in.protocol() == proto.ALPNHTTP }
 
 // HTTP admits the peer. The caller owns the connection, on which the peer sends
-// HTTP/1.1 requests.
-func (in *Inner) HTTP() (conn *tls.Conn, device string, err error) {
+// HTTP/1.1 requests. ctx bounds the admission.
+func (in *Inner) HTTP(ctx context.Context) (conn *tls.Conn, device string, err error) {
 	if in.cfg.Admit != nil {
-		if device, err = in.cfg.Admit(in.conn.ConnectionState(), &Hello{}); err != nil {
-			_ = in.conn.Close()
+		err = greet(ctx, in.carrier, func() (err error) {
+			device, err = in.cfg.Admit(in.conn.ConnectionState(), &Hello{})
+			return err
+		})
+		if err != nil {
 			return nil, "", err
 		}
 	}
@@ -296,18 +299,28 @@ func (in *Inner) Session(ctx context.Context) (*Session, error) {
 }
 
 // greet runs f with ctx bounding its reads and writes, and closes conn when it
-// fails. The error is ctx's when that is why.
+// fails or panics. The error is ctx's, and its cause, when that is why.
 func greet(ctx context.Context, conn net.Conn, f func() error) error {
+	returned := false
+	defer func() {
+		if !returned { // f calls the user's code
+			_ = conn.Close()
+		}
+	}()
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	err := f()
+	returned = true
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
 	if err == nil {
 		return nil
 	}
-	if cause := ctx.Err(); cause != nil && !errors.Is(err, cause) {
-		err = fmt.Errorf("%w: %w", err, cause)
+	if ended := ctx.Err(); ended != nil && !errors.Is(err, ended) {
+		err = fmt.Errorf("%w: %w", err, ended)
+	}
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
+		err = fmt.Errorf("%w: %w", cause, err)
 	}
 	_ = conn.Close()
 	return err

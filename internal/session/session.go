@@ -269,7 +269,7 @@ func (s *Session) accept() {
 // muxError turns the reason for which yamux ended into ours.
 func muxError(err error) error {
 	switch {
-	case errors.Is(err, yamux.ErrInvalidVersion), errors.Is(err, yamux.ErrInvalidMsgType),
+	case errors.Is(err, errPings), errors.Is(err, yamux.ErrInvalidVersion), errors.Is(err, yamux.ErrInvalidMsgType),
 		errors.Is(err, yamux.ErrRecvWindowExceeded), errors.Is(err, yamux.ErrDuplicateStream), errors.Is(err, yamux.ErrUnexpectedFlag):
 		return fmt.Errorf("%w: %w", errProtocol, err)
 	case errors.Is(err, io.EOF), errors.Is(err, yamux.ErrSessionShutdown):

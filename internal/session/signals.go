@@ -301,8 +301,8 @@ func (o *signalStream) readAcks() {
 		delete(o.waiting, a.ID)
 		o.mu.Unlock()
 		if w != nil {
-			w.ack <- a
 			o.q.release(w.tokens)
+			w.ack <- a
 		}
 	}
 }

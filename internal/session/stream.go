@@ -33,6 +33,7 @@ type Stream struct {
 
 	rd     sync.Mutex // one reader at a time
 	eof    bool       // under rd
+	dl     sync.Mutex // held to set a deadline and to set closed: the one that Close sets stays
 	closed atomic.Bool
 	wdl    atomic.Int64 // write deadline, Unix ns, 0 none: yamux looks at its own only when the window is full
 }
@@ -56,6 +57,8 @@ func (st *Stream) SetDeadline(t time.Time) error {
 
 // SetReadDeadline bounds reads; a read that times out loses nothing.
 func (st *Stream) SetReadDeadline(t time.Time) error {
+	st.dl.Lock()
+	defer st.dl.Unlock()
 	if st.closed.Load() {
 		return net.ErrClosed
 	}
@@ -64,6 +67,8 @@ func (st *Stream) SetReadDeadline(t time.Time) error {
 
 // SetWriteDeadline bounds writes; one that times out says how much was taken.
 func (st *Stream) SetWriteDeadline(t time.Time) error {
+	st.dl.Lock()
+	defer st.dl.Unlock()
 	if st.closed.Load() {
 		return net.ErrClosed
 	}
@@ -151,10 +156,9 @@ func (st *Stream) CloseWrite() error {
 // most two seconds. What the peer still sends is discarded for ten seconds;
 // then the stream is reset.
 func (st *Stream) Close() error {
-	if st.closed.Swap(true) {
+	if !st.shut() {
 		return nil
 	}
-	_ = st.ys.SetDeadline(time.Unix(1, 0)) // wakes the reader and the writer
 	sent := make(chan struct{})
 	if !st.session.spawn(func() { st.finish(sent) }) {
 		_ = st.ys.Close()
@@ -170,13 +174,24 @@ func (st *Stream) Close() error {
 	return nil
 }
 
+// shut makes the stream closed for its users and wakes the reader and the
+// writer. It is true once.
+func (st *Stream) shut() bool {
+	st.dl.Lock()
+	defer st.dl.Unlock()
+	if st.closed.Swap(true) {
+		return false
+	}
+	_ = st.ys.SetDeadline(time.Unix(1, 0))
+	return true
+}
+
 // Reset ends the stream as a failure: the peer's reads and writes give an
 // error, not an end. What was written and not yet read is lost.
 func (st *Stream) Reset() {
-	if st.closed.Swap(true) {
+	if !st.shut() {
 		return
 	}
-	_ = st.ys.SetDeadline(time.Unix(1, 0)) // wakes the reader and the writer
 	st.session.frames.reset(st.ys.StreamID())
 	st.free()
 }

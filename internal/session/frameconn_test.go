@@ -1,0 +1,104 @@
+package session
+
+import (
+	"errors"
+	"io"
+	"net"
+	"runtime"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// yamux writes a header and then its body. Held back between the two, nothing
+// could be sent any more: the flusher waits for the frame's end.
+func TestAFullBufferDoesNotSplitAFrame(t *testing.T) {
+	bubble(t, func(t *testing.T, e ends, link *countingConn) {
+		st, err := dialIn(t, e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		release := link.hold()
+		if _, err := st.Write([]byte("x")); err != nil { // is on its way, and held
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		const n = 8191 - frameHead // 8 such frames are 8 bytes less than maxPending
+		sent := make(chan error, 1)
+		go func() {
+			for range 9 {
+				if _, err := st.Write(make([]byte, n)); err != nil {
+					sent <- err
+					return
+				}
+			}
+			sent <- nil
+		}()
+		synctest.Wait()
+		release()
+		_ = st.SetReadDeadline(time.Now().Add(10 * time.Second))
+		if got, err := io.ReadFull(st, make([]byte, 1+9*n)); err != nil {
+			t.Errorf("%d bytes came back: %v", got, err)
+		}
+		_ = e.client.Close()
+		if err := <-sent; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// yamux answers each ping in a goroutine of its own, which waits while the
+// peer takes nothing.
+func TestPingFloodIsBounded(t *testing.T) {
+	bubble(t, func(t *testing.T, e ends, link *countingConn) {
+		before := runtime.NumGoroutine()
+		_ = link.hold() // the client's pongs go nowhere
+		for i := range uint32(20_000) {
+			e.server.frames.ping(i)
+			if i%50 == 0 {
+				synctest.Wait()
+			}
+		}
+		synctest.Wait()
+		if n := runtime.NumGoroutine() - before; n > 500 {
+			t.Errorf("%d goroutines", n)
+		}
+		if err := e.client.Err(); !errors.Is(err, errProtocol) {
+			t.Errorf("the session ended with %v", err)
+		}
+	})
+}
+
+// failingWrites is a connection whose writes fail and whose reads go on.
+type failingWrites struct {
+	net.Conn
+	fail chan struct{}
+}
+
+func (c *failingWrites) Write(p []byte) (int, error) {
+	select {
+	case <-c.fail:
+		return 0, errors.New("broken")
+	default:
+		return c.Conn.Write(p)
+	}
+}
+
+// An idle yamux would find out with its next write, at the next ping.
+func TestAFailedWriteEndsTheSession(t *testing.T) {
+	testCerts()
+	runtime.GC()
+	runtime.GC()
+	synctest.Test(t, func(t *testing.T) {
+		a, b := net.Pipe()
+		broken := &failingWrites{Conn: a, fail: make(chan struct{})}
+		e := connect(t, broken, b, nil, nil)
+		close(broken.fail)
+		start := time.Now()
+		e.client.frames.ping(0)
+		<-e.client.Done()
+		if d := time.Since(start); d > 5*time.Second {
+			t.Errorf("after %s: %v", d, e.client.Err())
+		}
+	})
+}

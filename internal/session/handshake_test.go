@@ -1,0 +1,64 @@
+package session
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"strings"
+	"testing"
+	"time"
+)
+
+// What the caller's GetConfigForClient returns is tightened too: a client
+// without a certificate must get nowhere.
+func TestGetConfigForClientCannotLoosen(t *testing.T) {
+	p := testCerts()
+	loose := p.serverTLS()
+	loose.NextProtos = []string{"atls-mux/1"}
+	cc := p.clientTLS()
+	cc.Certificates = nil
+	cc.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return new(tls.Certificate), nil }
+	sc := &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return loose, nil }}
+	a, b := tcpPipe(t)
+	c, s, cerr, serr := try(t, a, b, &Config{TLS: cc}, &Config{TLS: sc})
+	if cerr == nil || serr == nil {
+		_ = c.Close()
+		_ = s.Close()
+		t.Fatal("a client without a certificate got a session")
+	}
+	if loose.ClientAuth != tls.NoClientCert {
+		t.Error("the caller's configuration was changed")
+	}
+	a, b = tcpPipe(t)
+	connect(t, a, b, nil, &Config{TLS: sc})
+}
+
+// The caller's reason for the bound is in the error.
+func TestTheBoundOfReadyIsNamed(t *testing.T) {
+	a, b := tcpPipe(t)
+	defer func() { _ = b.Close() }()
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 20*time.Millisecond, errors.New("no ready within 20ms"))
+	defer cancel()
+	_, err := Client(ctx, a, &Config{TLS: testCerts().clientTLS()})
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "no ready within 20ms") {
+		t.Error(err)
+	}
+}
+
+func TestPanicInAdmitLeavesNoConnection(t *testing.T) {
+	a, b := tcpPipe(t)
+	done := make(chan any)
+	go func() {
+		defer func() { done <- recover() }()
+		_, _ = Server(t.Context(), b, &Config{TLS: testCerts().serverTLS(), Admit: func(tls.ConnectionState, *Hello) (string, error) { panic("admit") }})
+	}()
+	_, err := Client(t.Context(), a, &Config{TLS: testCerts().clientTLS()})
+	if p := <-done; p != "admit" || err == nil {
+		t.Error(p, err)
+	}
+	if _, err := b.Write([]byte("x")); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("the connection is open: %v", err)
+	}
+	_ = b.Close()
+}
