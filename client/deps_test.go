@@ -37,6 +37,24 @@ func TestDeviceSideDependencies(t *testing.T) {
 	}
 }
 
+// A program that embeds the server, and the device's binary, bring no NATS along.
+func TestNATSIsTheDaemonsAlone(t *testing.T) {
+	for _, pkg := range []string{"server", "internal/device", "internal/config"} {
+		for _, dep := range deps(t, module+"/"+pkg) {
+			if strings.Contains(dep, "nats-io") {
+				t.Errorf("%s depends on %s", pkg, dep)
+			}
+		}
+	}
+	out, err := exec.Command("go", "list", "-deps", "-tags", "device", module+"/cmd/atls-ws").CombinedOutput()
+	if err != nil {
+		t.Fatalf("go list: %v\n%s", err, out)
+	}
+	if strings.Contains(string(out), "nats-io") {
+		t.Error("the device's binary has NATS in it")
+	}
+}
+
 // layers says which packages of the project each one may import.
 const layers = `
 internal/answer:
@@ -53,7 +71,8 @@ server: internal/est internal/outer internal/proto internal/session postconn wsc
 internal/config: internal/est internal/outer internal/pki internal/proto
 internal/expose: internal/config internal/session
 internal/doctor: internal/answer internal/outer internal/proto internal/session postconn wsconn
-internal/device: client internal/config internal/expose
+internal/command:
+internal/device: client internal/command internal/config internal/expose
 `
 
 // Imports point down only: docs/ARCHITECTURE.md has the picture.

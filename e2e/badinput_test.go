@@ -169,7 +169,7 @@ func replace(args []string, from, to string) []string {
 // TestPushSaysWhyNot: to a device that is not there, and by a handler that refuses.
 func TestPushSaysWhyNot(t *testing.T) {
 	s := newSite(t).serve(true)
-	run(t, nil, "push", "--admin", s.admin(), "nobody", "x").fails(t, 1, "nobody", "not connected")
+	run(t, nil, "push", "--admin", s.admin(), "nobody", "x").fails(t, 1, "nobody", "queued: the device has never been connected")
 	run(t, nil, "dial", "--admin", s.admin(), "nobody", "web").fails(t, 1, "nobody", "not connected")
 	startDevice(t, s, "--on", "display=sh "+refuser(s))
 	s.ready()

@@ -182,6 +182,7 @@ type site struct {
 	outer *pki.CA // of the server's own HTTPS certificate
 
 	server *child.Child
+	listen string // "" for a free port
 	addr   string
 }
 
@@ -236,10 +237,14 @@ func (s *site) admin() string              { return s.file("admin.sock") }
 
 var logAddr = regexp.MustCompile(`\baddr="?([^" ]+)`)
 
-// serverArgs start a server on a free port.
+// serverArgs start a server.
 func (s *site) serverArgs(outerTLS bool) []string {
-	args := []string{"server", "--listen", "127.0.0.1:0", "--inner-cert", s.cert("server"), "--inner-key", s.key("server"),
-		"--client-ca", s.cert("ca"), "--admin", s.admin()}
+	listen := s.listen
+	if listen == "" {
+		listen = "127.0.0.1:0"
+	}
+	args := []string{"server", "--listen", listen, "--inner-cert", s.cert("server"), "--inner-key", s.key("server"),
+		"--client-ca", s.cert("ca"), "--admin", s.admin(), "--data", s.file("data")}
 	if outerTLS {
 		args = append(args, "--outer-cert", s.cert("outer"), "--outer-key", s.key("outer"))
 	}

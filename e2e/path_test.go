@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -46,6 +47,33 @@ func TestPathThroughRealBoxes(t *testing.T) {
 				t.Errorf("intercepted: %v, want %v", d.Outer.Intercepted, b.intercepts)
 			}
 			j.do()
+		})
+	}
+}
+
+// TestDeviceComesBackAfterACrash of the server, which had told it nothing; and
+// does not keep the next one from stopping.
+func TestDeviceComesBackAfterACrash(t *testing.T) {
+	for _, carrier := range []string{"websocket", "post"} {
+		t.Run(carrier, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t)
+			s.listen = "127.0.0.1:" + freePort(t)
+			s.serve(true)
+			startDevice(t, s, "--carrier", carrier)
+			before := s.ready()
+			s.write(syscall.Kill(s.server.PID(), syscall.SIGKILL))
+			<-s.server.Done()
+			s.serve(true)
+			after := s.ready()
+			if after.Session == before.Session || after.Carrier != carrier {
+				t.Errorf("first %+v, then %+v", before, after)
+			}
+			s.server.Stop(grace) // in order now: the device is asked to go, and goes
+			if code := s.server.ExitCode(); code != 0 {
+				t.Errorf("the server ended with exit %d", code)
+			}
+			contains(t, s.server.Log(), "msg=stopped")
 		})
 	}
 }

@@ -173,7 +173,12 @@ func (s *Server) serve(conn net.Conn, r *http.Request, bound time.Duration) (rea
 func (s *Server) enter(w http.ResponseWriter) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed || s.halfOpen >= s.cfg.Limits.HalfOpen || len(s.live)+len(s.httpPeers) >= s.cfg.Limits.Sessions {
+	if s.closed {
+		w.Header().Set("Retry-After", "1") // whoever takes over does not wait for us
+		http.Error(w, "atls-ws: this server is stopping", http.StatusServiceUnavailable)
+		return false
+	}
+	if s.halfOpen >= s.cfg.Limits.HalfOpen || len(s.live)+len(s.httpPeers) >= s.cfg.Limits.Sessions {
 		w.Header().Set("Retry-After", fmt.Sprint(int(retryAfter.Seconds())))
 		http.Error(w, "atls-ws: no room for a further session now", http.StatusServiceUnavailable)
 		return false

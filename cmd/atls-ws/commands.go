@@ -7,6 +7,6 @@ import "github.com/urfave/cli/v2"
 // commands are the verbs that a device does not need.
 func commands() []*cli.Command {
 	return []*cli.Command{
-		demoCommand(), serverCommand(), pushCommand(), devicesCommand(), dialCommand(), pkiCommand(),
+		demoCommand(), serverCommand(), pushCommand(), signalsCommand(), devicesCommand(), benchCommand(), dialCommand(), pkiCommand(),
 	}
 }

@@ -63,7 +63,7 @@ func (d *demo) startServer(ctx context.Context) error {
 		"--inner-cert", pki.CertPath("pki", pki.ServerFile), "--inner-key", pki.KeyPath("pki", pki.ServerFile),
 		"--client-ca", pki.CertPath("pki", pki.CAFile),
 		"--outer-cert", pki.CertPath("web", pki.OuterFile), "--outer-key", pki.KeyPath("web", pki.OuterFile),
-		"--admin", "admin.sock")
+		"--admin", "admin.sock", "--data", "data")
 	if err != nil {
 		return err
 	}

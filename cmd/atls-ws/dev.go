@@ -52,6 +52,7 @@ func makeDev(dir string, cfg *config.Server) error {
 		&cfg.Inner.Cert: pki.CertPath(dir, pki.ServerFile), &cfg.Inner.Key: pki.KeyPath(dir, pki.ServerFile),
 		&cfg.Inner.ClientCA: pki.CertPath(dir, pki.CAFile),
 		&cfg.Outer.Cert:     pki.CertPath(dir, pki.OuterFile), &cfg.Outer.Key: pki.KeyPath(dir, pki.OuterFile),
+		&cfg.Data: filepath.Join(dir, "data"),
 	} {
 		if *field == "" {
 			*field = file

@@ -17,6 +17,7 @@ func deviceCommand() *cli.Command {
 		&cli.StringFlag{Name: "outer", Usage: "report accepts any outer certificate and reports it, verify refuses one that does not verify, pin one without a pinned key (default: verify with --outer-roots, else report)"},
 		&cli.StringSliceFlag{Name: "outer-pin", Usage: "`KEY` for --outer pin: sha256/ and the base64 of the sum of a SubjectPublicKeyInfo"},
 		&cli.StringFlag{Name: "outer-roots", Usage: "`FILE` with CAs for the outer certificate, beside the system's"},
+		&cli.StringFlag{Name: "state", Usage: "`FOLDER` for how far queued signals were handled, so that none is handled twice over a restart (default: in memory)"},
 		&cli.StringSliceFlag{Name: "service", Usage: "let the server reach `NAME=TARGET`: tcp://host:port, unix:///path or http://host:port"},
 		&cli.StringSliceFlag{Name: "on", Usage: "run a command for a signal: `NAME=COMMAND`, with NAME * for any other"},
 	)
@@ -34,7 +35,7 @@ func deviceCommand() *cli.Command {
 
 var deviceFields = map[string]string{
 	"url": "url", "inner.cert": "cert", "inner.key": "key", "inner.ca": "ca", "inner.server_name": "server-name",
-	"carrier": "carrier", "outer.policy": "outer", "outer.pins": "outer-pin", "outer.roots": "outer-roots", "proxy": "proxy", "log.level": "log-level", "log.format": "log-format",
+	"carrier": "carrier", "outer.policy": "outer", "outer.pins": "outer-pin", "outer.roots": "outer-roots", "proxy": "proxy", "state": "state", "log.level": "log-level", "log.format": "log-format",
 }
 
 func runDevice(c *cli.Context) error {
@@ -77,19 +78,29 @@ func sessionFlags() []cli.Flag {
 	}
 }
 
-// deviceConfig reads the file, lays the flags over it and validates the result.
-func deviceConfig(c *cli.Context) (*config.Device, error) {
-	cfg, readErr := config.DefaultDevice(), error(nil)
+// readDevice reads the file and lays the session flags over it. Beside an error,
+// the result is what could be read, or nil.
+func readDevice(c *cli.Context) (*config.Device, error) {
+	cfg, err := config.DefaultDevice(), error(nil)
 	if file := c.String("config"); file != "" {
-		if cfg, readErr = config.ReadDevice(file); cfg == nil {
-			return nil, readErr
+		if cfg, err = config.ReadDevice(file); cfg == nil {
+			return nil, err
 		}
 	}
 	overlay(c, map[string]*string{
 		"url": &cfg.URL, "cert": &cfg.Inner.Cert, "key": &cfg.Inner.Key, "ca": &cfg.Inner.CA, "server-name": &cfg.Inner.ServerName,
-		"carrier": &cfg.Carrier, "outer": &cfg.Outer.Policy, "outer-roots": &cfg.Outer.Roots, "proxy": &cfg.Proxy,
+		"carrier": &cfg.Carrier, "outer": &cfg.Outer.Policy, "outer-roots": &cfg.Outer.Roots, "proxy": &cfg.Proxy, "state": &cfg.State,
 		"log-level": &cfg.Log.Level, "log-format": &cfg.Log.Format,
 	})
+	return cfg, err
+}
+
+// deviceConfig reads the file, lays the flags over it and validates the result.
+func deviceConfig(c *cli.Context) (*config.Device, error) {
+	cfg, readErr := readDevice(c)
+	if cfg == nil {
+		return nil, readErr
+	}
 	if c.IsSet("outer-pin") {
 		cfg.Outer.Pins = c.StringSlice("outer-pin")
 	}

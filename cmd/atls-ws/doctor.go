@@ -10,7 +10,6 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/atls-ws/atls-ws/client"
-	"github.com/atls-ws/atls-ws/internal/config"
 	"github.com/atls-ws/atls-ws/internal/doctor"
 )
 
@@ -22,17 +21,11 @@ func doctorCommand() *cli.Command {
 		Description: "URL is that of the server; with --config it may be left out. Without --cert and --key the way is\n" +
 			"walked up to the inner handshake. It takes no running device's place. The exit code is 0 if a\n" +
 			"session is possible.",
-		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "config", Usage: "the device's YAML `FILE`; flags override it", EnvVars: []string{"ATLS_WS_CONFIG"}},
-			&cli.StringFlag{Name: "cert", Usage: "`FILE` with the device's inner certificate"},
-			&cli.StringFlag{Name: "key", Usage: "`FILE` with its key"},
-			&cli.StringFlag{Name: "ca", Usage: "`FILE` with the CA that vouches for the server's inner certificate"},
-			&cli.StringFlag{Name: "server-name", Usage: "`NAME` in the server's inner certificate (default: atls-ws)"},
+		Flags: append(append([]cli.Flag{configFlag("configs/device.yaml")}, sessionFlags()...),
 			&cli.StringFlag{Name: "outer-roots", Usage: "`FILE` with CAs for the outer certificate, beside the system's"},
-			&cli.StringFlag{Name: "proxy", Usage: "`URL` of the proxy, or direct (default: the environment's); a password belongs into the variable", EnvVars: []string{"ATLS_WS_PROXY"}},
 			&cli.DurationFlag{Name: "hold", Value: 20 * time.Second, Usage: "how long to hold a POST, to see whether it is cut; 0 leaves that out"},
 			&cli.BoolFlag{Name: "json", Usage: "print the report as a JSON object"},
-		},
+		),
 		Action: runDoctor,
 	}
 }
@@ -54,8 +47,8 @@ func runDoctor(c *cli.Context) error {
 		}
 	}
 	r := doctor.Run(c.Context, *o)
-	if c.Context.Err() != nil {
-		return c.Context.Err()
+	if c.Err() != nil {
+		return c.Err()
 	}
 	if c.Bool("json") {
 		err = json.NewEncoder(c.App.Writer).Encode(r)
@@ -84,12 +77,9 @@ func tellFindings(w io.Writer, r *doctor.Report) {
 // doctorOptions lays the flags over the configuration file, of which nothing but
 // the URL is required.
 func doctorOptions(c *cli.Context) (*doctor.Options, error) {
-	cfg := config.DefaultDevice()
-	if file := c.String("config"); file != "" {
-		var err error
-		if cfg, err = config.ReadDevice(file); err != nil {
-			return nil, err
-		}
+	cfg, err := readDevice(c)
+	if err != nil {
+		return nil, err
 	}
 	if c.Args().Present() {
 		cfg.URL = c.Args().First()
@@ -97,10 +87,6 @@ func doctorOptions(c *cli.Context) (*doctor.Options, error) {
 	if cfg.URL == "" {
 		return nil, usagef(c, "the URL of the server is missing")
 	}
-	overlay(c, map[string]*string{
-		"cert": &cfg.Inner.Cert, "key": &cfg.Inner.Key, "ca": &cfg.Inner.CA, "server-name": &cfg.Inner.ServerName,
-		"outer-roots": &cfg.Outer.Roots, "proxy": &cfg.Proxy,
-	})
 	if (cfg.Inner.Cert == "") != (cfg.Inner.Key == "") {
 		return nil, usagef(c, "--cert and --key belong together")
 	}

@@ -27,19 +27,19 @@ func explain(err error, cfg *config.Device) error {
 		return nil
 	case errors.As(err, &both):
 		return explainBoth(both, cfg)
+	case errors.Is(err, client.ErrReplaced):
+		return withNext(errors.New("a newer connection with this device's certificate took over"),
+			"look for a second device with a copy of "+cfg.Inner.Cert+"; every device needs a certificate of its own")
+	case errors.Is(err, client.ErrDead), errors.Is(err, client.ErrPeerGone):
+		return withNext(err, "whoever is between the ends cut the connection, or the server ended; without --once the device connects again by itself")
 	case errors.As(err, &up):
 		return explainCarrier(err, up, cfg)
 	case errors.As(err, &alert):
 		return explainAlert(alert, cfg)
-	case errors.Is(err, client.ErrReplaced):
-		return withNext(errors.New("a newer connection with this device's certificate took over"),
-			"look for a second device with a copy of "+cfg.Inner.Cert+"; every device needs a certificate of its own")
 	case errors.As(err, &refused):
 		return withNext(fmt.Errorf("the server refuses the session: %w", refused), "its log says more, at the same time, with this device's address")
 	case errors.Is(err, client.ErrDraining):
 		return withNext(errors.New("the server shuts down and asks to connect again"), "without --once this happens by itself")
-	case errors.Is(err, client.ErrDead), errors.Is(err, client.ErrPeerGone):
-		return withNext(err, "whoever is between the ends cut the connection, or the server ended; without --once the device connects again by itself")
 	}
 	return explainInner(err, cfg)
 }

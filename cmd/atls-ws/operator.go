@@ -47,12 +47,18 @@ func explainAdmin(c *cli.Context, err error, device, thing string) error {
 	case !errors.As(err, &outcome):
 		return err
 	}
-	err = errors.New("device " + device + ": " + outcome.Error())
+	if device != "" {
+		err = errors.New("device " + device + ": " + outcome.Error())
+	}
 	switch {
+	case outcome.Next != "":
+		return withNext(err, outcome.Next)
+	case outcome.State == admin.Failed && device == "":
+		return withNext(errors.New(outcome.Text), "see atls-ws "+c.Command.FullName()+" --help")
 	case outcome.State == admin.NotConnected:
 		return withNext(err, "see who is connected with: atls-ws devices")
 	case outcome.State == admin.Timeout:
-		return withNext(err, "the device may have done it all the same; wait longer with --timeout")
+		return withNext(err, "the server is busy or hangs: its log says more")
 	case outcome.State == admin.Refused && outcome.Code == "not found":
 		return withNext(err, "start the device with "+thing)
 	case outcome.State == admin.Refused:

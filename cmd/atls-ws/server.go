@@ -21,6 +21,8 @@ func serverCommand() *cli.Command {
 		&cli.StringFlag{Name: "client-ca", Usage: "`FILE` with the CA that vouches for devices"},
 		&cli.StringFlag{Name: "outer-cert", Usage: "`FILE` with the listener's public certificate; none speaks plain HTTP, behind a terminator"},
 		&cli.StringFlag{Name: "outer-key", Usage: "`FILE` with its key"},
+		&cli.StringFlag{Name: "data", Usage: "`FOLDER` in which signals are kept (default: " + config.DefaultData() + ")", EnvVars: []string{"ATLS_WS_DATA"}},
+		&cli.StringFlag{Name: "nats", Usage: "`URL` of a NATS server or cluster that keeps the signals instead (default: inside this server)", EnvVars: []string{"ATLS_WS_NATS"}},
 		adminFlag(),
 	)
 	return &cli.Command{
@@ -33,7 +35,7 @@ func serverCommand() *cli.Command {
 
 var serverFields = map[string]string{
 	"listen": "listen", "inner.cert": "inner-cert", "inner.key": "inner-key", "inner.client_ca": "client-ca",
-	"outer.cert": "outer-cert", "outer.key": "outer-key", "admin": "admin", "log.level": "log-level", "log.format": "log-format",
+	"outer.cert": "outer-cert", "outer.key": "outer-key", "admin": "admin", "data": "data", "nats.url": "nats", "log.level": "log-level", "log.format": "log-format",
 }
 
 func runServer(c *cli.Context) error {
@@ -72,7 +74,7 @@ func serverConfig(c *cli.Context) (*config.Server, error) {
 	}
 	overlay(c, map[string]*string{
 		"listen": &cfg.Listen, "inner-cert": &cfg.Inner.Cert, "inner-key": &cfg.Inner.Key, "client-ca": &cfg.Inner.ClientCA,
-		"outer-cert": &cfg.Outer.Cert, "outer-key": &cfg.Outer.Key, "admin": &cfg.Admin,
+		"outer-cert": &cfg.Outer.Cert, "outer-key": &cfg.Outer.Key, "admin": &cfg.Admin, "data": &cfg.Data, "nats": &cfg.NATS.URL,
 		"log-level": &cfg.Log.Level, "log-format": &cfg.Log.Format,
 	})
 	if c.Bool("dev") {

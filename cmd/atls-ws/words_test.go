@@ -4,8 +4,10 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os/exec"
 	"strings"
 	"testing"
@@ -58,12 +60,23 @@ func TestExplainAlwaysHasANextStep(t *testing.T) {
 		"no connection to":                 &client.CarrierError{Err: errors.New("x")},
 		"WebSocket: a box between removes": &client.CarriersError{WebSocket: &client.CarrierError{StatusCode: 426}, POST: &client.CarrierError{StatusCode: 404}},
 		"neither WebSocket nor POST":       &client.CarriersError{WebSocket: &client.CarrierError{StatusCode: 404}, POST: &client.CarrierError{StatusCode: 404}},
+		"proxy wants a login":              &client.CarrierError{Op: "proxy", StatusCode: 407, Err: errors.New("to CONNECT without a login")},
+		"does not accept the user":         &client.CarrierError{Op: "proxy", StatusCode: 401, Err: errors.New("to CONNECT with the login of \"x\"")},
+		"proxy does not reach":             &client.CarrierError{Op: "proxy", StatusCode: 503, Err: errors.New("x")},
+		"proxy does not let":               &client.CarrierError{Op: "proxy", StatusCode: 403, Err: errors.New("x")},
+		"is none for CONNECT":              &client.CarrierError{Op: "proxy", StatusCode: 405, Err: errors.New("x")},
+		"a page answers":                   &client.CarrierError{StatusCode: 302, Err: errors.New("x")},
+		"cuts the answers short":           &client.CarrierError{StatusCode: 200, Err: io.ErrUnexpectedEOF},
+		"no answer from":                   &client.CarrierError{Err: context.DeadlineExceeded},
+		"changes what it carries":          errors.New("inner handshake: local error: tls: bad record MAC"),
+		"inside that is noticed":           &client.AlertError{Err: errors.New("remote error: tls: error decoding message")},
 		"client CA":                        &client.AlertError{Err: errors.New("remote error: tls: unknown certificate authority")},
 		"expired":                          &client.AlertError{Err: errors.New("remote error: tls: expired certificate")},
 		"does not accept":                  &client.AlertError{Err: errors.New("remote error: tls: bad certificate")},
 		"took over":                        fmt.Errorf("%w: %w", client.ErrPeerGone, client.ErrReplaced),
 		"refuses the session":              &client.RefusedError{Code: client.NotAllowed, Text: "x"},
 		"shuts down":                       client.ErrDraining,
+		"closed by the peer":               fmt.Errorf("%w: %w", client.ErrPeerGone, &client.CarrierError{StatusCode: 404}),
 		"silent":                           client.ErrDead,
 	} {
 		message, next := words(explain(err, cfg))

@@ -53,6 +53,40 @@ func TestMinimalServerHasDefaults(t *testing.T) {
 	}
 }
 
+func TestFleetProblemsAreFoundWithTheirLines(t *testing.T) {
+	_, err := LoadServer(write(t, "s.yaml", minimalServer+`nats:
+  url: http://x
+  replicas: 9
+queue: {when_full: wait, max_age: -1s}
+groups:
+  "bad name": [a]
+  ok: ["[", x]
+hooks:
+  - name: a
+    command: [x]
+    url: http://h
+  - name: b
+    command: [x]
+    comand: [y]
+  - url: ftp://h
+`))
+	if err == nil {
+		t.Fatal("accepted")
+	}
+	for _, want := range []string{
+		":3: nats.url: want a URL that begins with nats://, tls://", ":4: nats.replicas: want 1 to 5", ":5: queue.when_full: ", ":5: queue.max_age: must not be negative",
+		":7: groups.bad name: ", ":8: groups.ok: \"[\" is not", ":10: hooks[0]: want either command or url", ":15: hooks[1].comand: unknown key, want command, name, timeout, url",
+		":16: hooks[2].name: missing", ":16: hooks[2].url: ",
+	} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("no %q in:\n%s", want, err)
+		}
+	}
+	if _, err := LoadServer(write(t, "s.yaml", minimalServer+"nats: {ca: x, replicas: 3}\n")); err == nil || !strings.Contains(err.Error(), "nats.ca: goes with nats.url") {
+		t.Error(err)
+	}
+}
+
 func TestShippedFilesLoadAndSayEveryKey(t *testing.T) {
 	d, err := LoadDevice("../../configs/device.yaml")
 	if err != nil {
@@ -111,9 +145,9 @@ FILE: inner.client_ca: missing`},
 		{"tab", device, "\turl: x\n", "FILE:1: found character that cannot start any token"},
 		{"two documents", device, minimalDevice + "---\nurl: x\n", "FILE: expected single document, found multiple"},
 		{"duplicate key", device, minimalDevice + "url: https://i\n", "FILE:3: url: is already on line 1"},
-		{"not a mapping", device, "- a\n", "FILE:1: want a mapping with the keys carrier, inner, log, outer, proxy, services, signals, url"},
+		{"not a mapping", device, "- a\n", "FILE:1: want a mapping with the keys carrier, inner, log, outer, proxy, services, signals, state, url"},
 		{"unknown keys at all depths", device, "url: https://h\ntone: red\ninner: {cert: c, key: k, ca: a, crt: x}\nsignals:\n  a:\n    command: [b]\n    tiemout: 3s\n",
-			`FILE:2: tone: unknown key, want carrier, inner, log, outer, proxy, services, signals, url
+			`FILE:2: tone: unknown key, want carrier, inner, log, outer, proxy, services, signals, state, url
 FILE:3: inner.crt: unknown key, want ca, cert, key, server_name
 FILE:7: signals.a.tiemout: unknown key, want command, timeout`},
 		{"a misread field is one problem", device, "url: https://h\ninner: 3\n", "FILE:2: inner: want a mapping with the keys ca, cert, key, server_name"},

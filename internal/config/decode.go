@@ -79,6 +79,14 @@ func (d *decoder) walk(n *yaml.Node, typ reflect.Type, field string) {
 	if n.Kind == yaml.AliasNode && n.Alias != nil {
 		n = n.Alias
 	}
+	if n.Kind == yaml.SequenceNode && typ.Kind() == reflect.Slice {
+		for i, item := range n.Content {
+			name := fmt.Sprintf("%s[%d]", field, i)
+			d.lines[name] = item.Line
+			d.walk(item, typ.Elem(), name)
+		}
+		return
+	}
 	if n.Kind != yaml.MappingNode || typ.Kind() != reflect.Struct && typ.Kind() != reflect.Map {
 		return
 	}

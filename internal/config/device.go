@@ -46,6 +46,10 @@ type Device struct {
 	// Signals maps the name of a signal, or "*" for any other, to the command
 	// that handles it.
 	Signals map[string]Command `yaml:"signals"`
+	// State is a directory in which the device keeps how far it has handled the
+	// queued signals. Empty: in memory, so that a signal whose ack was lost could be
+	// handled again after a restart.
+	State string `yaml:"state"`
 	// Log says what is logged.
 	Log Log `yaml:"log"`
 
@@ -125,7 +129,7 @@ func parseDevice(data []byte, path string) (*Device, error) {
 		return nil, err
 	}
 	d.src = src
-	rebase(filepath.Dir(path), &d.Inner.Cert, &d.Inner.Key, &d.Inner.CA, &d.Outer.Roots)
+	rebase(filepath.Dir(path), &d.Inner.Cert, &d.Inner.Key, &d.Inner.CA, &d.Outer.Roots, &d.State)
 	return d, err
 }
 

@@ -109,7 +109,7 @@ func (s source) line(field string) int {
 		if n, ok := s.lines[field]; ok {
 			return n
 		}
-		field = field[:max(strings.LastIndexByte(field, '.'), 0)]
+		field = field[:max(strings.LastIndexAny(field, ".["), 0)]
 	}
 	return 0
 }

@@ -43,6 +43,20 @@ type Server struct {
 	// Anchors maps a name to the PEM file of the authorities with which the
 	// middleboxes of one network sign. Devices that meet them get them.
 	Anchors map[string]string `yaml:"anchors"`
+	// Data is the directory in which signals and what became of them are kept;
+	// empty is DefaultData. Not used with NATS.URL.
+	Data string `yaml:"data"`
+	// NATS keeps the signals; by default inside the server.
+	NATS NATS `yaml:"nats"`
+	// Queue bounds the signals that wait for devices.
+	Queue Queue `yaml:"queue"`
+	// Groups are names for several devices: ids, or patterns such as pump-*. A
+	// device is also in the groups that its certificate names (subject OU).
+	Groups map[string][]string `yaml:"groups"`
+	// Hooks get the signals of devices; the first whose name matches answers.
+	Hooks []Hook `yaml:"hooks"`
+	// Cloud bounds the signals of devices that are kept.
+	Cloud Cloud `yaml:"cloud"`
 	// Limits bound what devices can use.
 	Limits Limits `yaml:"limits"`
 	// Origins are the web origins that may upgrade. Empty: a request that has an
@@ -89,7 +103,7 @@ const maxKeepalive = 50 * time.Second
 
 // DefaultServer returns the configuration of an empty file.
 func DefaultServer() *Server {
-	return &Server{Listen: DefaultListen, Path: DefaultPath, Log: defaultLog()}
+	return &Server{Listen: DefaultListen, Path: DefaultPath, Queue: Queue{WhenFull: WhenFullRefuse}, Log: defaultLog()}
 }
 
 // LoadServer reads and validates the file at path.
@@ -123,7 +137,7 @@ func parseServer(data []byte, path string) (*Server, error) {
 	}
 	s.src = src
 	rebase(filepath.Dir(path), &s.Outer.Cert, &s.Outer.Key,
-		&s.Inner.Cert, &s.Inner.Key, &s.Inner.ClientCA, &s.Admin)
+		&s.Inner.Cert, &s.Inner.Key, &s.Inner.ClientCA, &s.Admin, &s.Data, &s.NATS.Credentials, &s.NATS.CA)
 	for name, file := range s.Anchors {
 		rebase(filepath.Dir(path), &file)
 		s.Anchors[name] = file
@@ -155,6 +169,7 @@ func (s *Server) Validate() error {
 	if _, taken := s.Services[serviceHTTP]; taken && len(s.Anchors) > 0 {
 		c.add("services."+serviceHTTP, "cannot be used with anchors, which devices get there: give the service another name")
 	}
+	c.fleet(s)
 	c.notNegative("limits.sessions", int64(s.Limits.Sessions))
 	c.notNegative("limits.half_open", int64(s.Limits.HalfOpen))
 	c.notNegative("limits.streams", int64(s.Limits.Streams))

@@ -5,33 +5,38 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
 	"log/slog"
 	"net/http"
 	"slices"
-	"time"
 
 	"github.com/atls-ws/atls-ws/internal/daemon/admin"
+	"github.com/atls-ws/atls-ws/internal/daemon/fleet"
 	"github.com/atls-ws/atls-ws/server"
 )
 
 // api is the admin API; package admin says what it serves.
 type api struct {
 	server *server.Server
+	fleet  *fleet.Fleet
 	outer  *outerCounts
 	log    *slog.Logger
 	http   *http.Server
 	streams
 }
 
-func newAPI(s *server.Server, outer *outerCounts, log *slog.Logger) *api {
-	return &api{server: s, outer: outer, log: log}
+func newAPI(s *server.Server, f *fleet.Fleet, outer *outerCounts, log *slog.Logger) *api {
+	return &api{server: s, fleet: f, outer: outer, log: log}
 }
 
 func (a *api) routes() http.Handler {
 	m := http.NewServeMux()
 	m.HandleFunc("GET /v1/devices", a.devices)
+	m.HandleFunc("GET /v1/devices/{id}/signals", a.queue)
 	m.HandleFunc("POST /v1/devices/{id}/signals", a.push)
+	m.HandleFunc("POST /v1/signals", a.pushMany)
+	m.HandleFunc("GET /v1/signals", a.signals)
+	m.HandleFunc("GET /v1/signals/{id}", a.signal)
+	m.HandleFunc("DELETE /v1/signals/{id}", a.cancelSignal)
 	m.HandleFunc("POST /v1/devices/{id}/services/{service}", a.dial)
 	m.HandleFunc("GET /v1/streams/{stream}", a.stream)
 	return m
@@ -55,43 +60,19 @@ func (a *api) devices(w http.ResponseWriter, _ *http.Request) {
 	reply(w, http.StatusOK, all)
 }
 
-func (a *api) push(w http.ResponseWriter, r *http.Request) {
-	timeout := admin.DefaultTimeout
-	if text := r.URL.Query().Get("timeout"); text != "" {
-		d, err := time.ParseDuration(text)
-		if err != nil || d <= 0 || d > admin.MaxTimeout {
-			fail(w, http.StatusBadRequest, "timeout: want a duration up to "+admin.MaxTimeout.String()+", such as 30s")
-			return
-		}
-		timeout = d
-	}
-	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, admin.MaxData))
-	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
-		fail(w, http.StatusRequestEntityTooLarge, "a signal's data is at most 64 KiB")
-		return
-	} else if err != nil {
-		fail(w, http.StatusBadRequest, err.Error())
-		return
-	}
-	sig := server.Signal{Name: r.URL.Query().Get("name"), ContentType: r.Header.Get("Content-Type"), Data: data}
-	if err := sig.Check(); err != nil {
-		fail(w, http.StatusBadRequest, err.Error())
-		return
-	}
-	ctx, cancel := context.WithTimeout(r.Context(), timeout)
-	defer cancel()
-	text, err := a.server.Push(ctx, r.PathValue("id"), sig)
-	if err != nil {
-		replyError(w, err)
-		return
-	}
-	reply(w, http.StatusOK, admin.Outcome{State: admin.Acked, Text: text})
-}
-
-// replyError answers with what went wrong between the server and the device.
+// replyError answers with what went wrong: with the device, with the store, or
+// with the request.
 func replyError(w http.ResponseWriter, err error) {
 	refused := (*server.RefusedError)(nil)
+	unavailable := (*fleet.UnavailableError)(nil)
+	request := (*fleet.RequestError)(nil)
 	switch {
+	case errors.As(err, &unavailable):
+		reply(w, http.StatusServiceUnavailable, admin.Outcome{State: admin.Unavailable, Text: err.Error(), Next: unavailable.Next()})
+	case errors.As(err, &request):
+		fail(w, http.StatusBadRequest, err.Error())
+	case errors.Is(err, fleet.ErrUnknown):
+		reply(w, http.StatusNotFound, admin.Outcome{State: admin.Unknown, Text: err.Error()})
 	case errors.As(err, &refused):
 		reply(w, http.StatusConflict, admin.Outcome{State: admin.Refused, Code: refused.Code.String(), Text: refused.Text})
 	case errors.Is(err, server.ErrNotConnected):

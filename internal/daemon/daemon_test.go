@@ -66,6 +66,7 @@ func start(t *testing.T, services map[string]string) *site {
 	}
 	s.cfg = config.DefaultServer()
 	s.cfg.Listen, s.cfg.Admin, s.cfg.Services = "127.0.0.1:0", filepath.Join(dir, "admin.sock"), services
+	s.cfg.Data, s.cfg.Groups = filepath.Join(dir, "data"), map[string][]string{"both": {"d-*", "absent"}}
 	s.cfg.Inner = config.ServerInner{
 		Cert: pki.CertPath(dir, pki.ServerFile), Key: pki.KeyPath(dir, pki.ServerFile), ClientCA: pki.CertPath(dir, pki.CAFile),
 	}
@@ -133,24 +134,76 @@ func TestPushTellsWhatBecameOfTheSignal(t *testing.T) {
 		{"d-1", "yes", []byte("hello"), admin.Outcome{State: admin.Acked, Text: "text/x hello"}},
 		{"d-1", "no", nil, admin.Outcome{State: admin.Refused, Code: "refused", Text: "not today"}},
 		{"d-1", "un/known?&x=1", nil, admin.Outcome{State: admin.Refused, Code: "not found", Text: "no handler for signal un/known?&x=1"}},
-		{"absent", "yes", nil, admin.Outcome{State: admin.NotConnected}},
+		{"absent", "yes", nil, admin.Outcome{State: admin.Queued, Text: neverSeen}},
+		{"not a device", "yes", nil, admin.Outcome{State: admin.Failed, Text: "device: name \"not a device\": byte 3 is not printable ASCII"}},
 		{"d-1", "yes", make([]byte, admin.MaxData+1), admin.Outcome{State: admin.Failed, Text: "a signal's data is at most 64 KiB"}},
-		{"d-1", "never", nil, admin.Outcome{State: admin.Timeout}},
+		{"d-1", "never", nil, admin.Outcome{State: admin.Delivered, Text: "no answer within 50ms"}},
 	} {
 		timeout := time.Minute
 		if tc.name == "never" {
 			timeout = 50 * time.Millisecond
 		}
-		text, err := s.admin.Push(t.Context(), tc.device, tc.name, "text/x", tc.data, timeout)
-		got := admin.Outcome{State: admin.Acked, Text: text}
+		p := &admin.Push{Device: tc.device, Name: tc.name, ContentType: "text/x", Data: tc.data, Timeout: timeout}
+		o, err := s.admin.Push(t.Context(), p)
 		if outcome := (*admin.OutcomeError)(nil); errors.As(err, &outcome) {
-			got = outcome.Outcome
+			o = &outcome.Outcome
 		} else if err != nil {
 			t.Fatal(err)
+		} else if o.Signal != p.ID || o.Device != tc.device || o.Time.IsZero() {
+			t.Errorf("%+v", o)
 		}
+		got := admin.Outcome{State: o.State, Code: o.Code, Text: o.Text}
 		if got != tc.want {
 			t.Errorf("push %s to %s: %+v, want %+v", tc.name, tc.device, got, tc.want)
 		}
+	}
+}
+
+func TestAGroupIsTold(t *testing.T) {
+	s := start(t, nil)
+	mux := new(client.Mux)
+	mux.OnSignal("do", func(context.Context, client.Signal) (string, error) { return "done", nil })
+	s.connect("d-1", mux)
+	s.connect("d-2", mux)
+	said := map[string]string{}
+	p := &admin.Push{Group: "both", Name: "do"}
+	sum := must[*admin.Summary](t)(s.admin.PushMany(t.Context(), p, func(o admin.Outcome) { said[o.Device] += o.String() + "; " }))
+	if sum.ID != p.ID || sum.Devices != 3 || sum.Counts[admin.Acked] != 2 || sum.Counts[admin.Queued] != 1 || sum.Error != "" {
+		t.Errorf("%+v", sum)
+	}
+	if said["d-1"] != "queued; acked: done; " || said["absent"] != "queued: "+admin.OfflineText+"; " {
+		t.Errorf("%q", said)
+	}
+	shown := must[*admin.Signal](t)(s.admin.Signal(t.Context(), p.ID))
+	if shown.Target != "group both" || !shown.Complete || shown.Counts[admin.Acked] != 2 {
+		t.Errorf("%+v", shown)
+	}
+	if q := must[[]admin.QueuedSignal](t)(s.admin.Queue(t.Context(), "absent")); len(q) != 1 || q[0].ID != p.ID {
+		t.Errorf("%+v", q)
+	}
+	if all := must[[]admin.Outcome](t)(s.admin.Cancel(t.Context(), p.ID, "absent")); len(all) != 1 || all[0].State != admin.Cancelled {
+		t.Errorf("%+v", all)
+	}
+	if l := must[[]admin.Signal](t)(s.admin.Signals(t.Context(), 5)); len(l) != 1 || l[0].ID != p.ID {
+		t.Errorf("%+v", l)
+	}
+	var outcome *admin.OutcomeError
+	if _, err := s.admin.PushMany(t.Context(), &admin.Push{Group: "nosuch", Name: "do"}, func(admin.Outcome) {}); !errors.As(err, &outcome) || !strings.Contains(err.Error(), "no group") {
+		t.Error(err)
+	}
+	if _, err := s.admin.Signal(t.Context(), strings.Repeat("0", 32)); !errors.As(err, &outcome) || outcome.State != admin.Unknown {
+		t.Error(err)
+	}
+}
+
+func TestASecondServerOnTheDataIsRefused(t *testing.T) {
+	s := start(t, nil)
+	cfg := *s.cfg
+	cfg.Admin += "2"
+	err := Run(t.Context(), &cfg, Options{Logger: slog.New(slog.DiscardHandler)})
+	var step interface{ Next() string }
+	if !errors.As(err, &step) || !strings.Contains(err.Error(), "in use by another server: process") || !strings.Contains(step.Next(), "--data") {
+		t.Errorf("error %v", err)
 	}
 }
 
@@ -261,7 +314,7 @@ func TestStopEndsEverything(t *testing.T) {
 func TestPortTakenSaysSo(t *testing.T) {
 	s := start(t, nil)
 	cfg := *s.cfg
-	cfg.Listen, cfg.Admin = strings.TrimPrefix(s.url, "http://"), cfg.Admin+"2"
+	cfg.Listen, cfg.Admin, cfg.Data = strings.TrimPrefix(s.url, "http://"), cfg.Admin+"2", cfg.Data+"2"
 	err := Run(t.Context(), &cfg, Options{Logger: slog.New(slog.DiscardHandler)})
 	var se *StartError
 	if !errors.As(err, &se) || !strings.Contains(err.Error(), cfg.Listen) || se.Next() == "" {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/atls-ws/atls-ws/internal/config"
 	"github.com/atls-ws/atls-ws/internal/daemon/admin"
+	"github.com/atls-ws/atls-ws/internal/daemon/fleet"
 	"github.com/atls-ws/atls-ws/internal/expose"
 	"github.com/atls-ws/atls-ws/server"
 )
@@ -22,6 +23,7 @@ import (
 // daemon is what Run owns; close undoes whatever open has done.
 type daemon struct {
 	log      *slog.Logger
+	fleet    *fleet.Fleet
 	server   *server.Server
 	services *expose.Services
 	counts   outerCounts
@@ -46,10 +48,18 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server) error {
 	if err != nil {
 		return err
 	}
+	if d.fleet, err = fleet.Open(ctx, fleetConfig(cfg, d.log)); err != nil {
+		return err
+	}
 	mux := new(server.Mux)
+	mux.OnSignal(server.AnySignal, d.fleet.FromDevice)
 	c := &server.Config{
 		TLS: inner, Identify: cfg.Identify(), Mux: mux, Origins: cfg.Origins, Logger: d.log,
-		Hooks: server.Hooks{Connected: d.counts.connected},
+		Queue: d.fleet.Queue(),
+		Hooks: server.Hooks{
+			Connected:    func(s *server.Session) { d.counts.connected(s); d.fleet.Connected(s) },
+			Disconnected: func(s *server.Session, _ error) { d.fleet.Disconnected(s) },
+		},
 		Limits: server.Limits{
 			Sessions: cfg.Limits.Sessions, HalfOpen: cfg.Limits.HalfOpen, Streams: cfg.Limits.Streams,
 			ReadyTimeout: cfg.Limits.ReadyTimeout, Keepalive: cfg.Limits.Keepalive,
@@ -64,6 +74,7 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server) error {
 	if d.server, err = server.New(c); err != nil {
 		return err
 	}
+	d.fleet.Serve(d.server.Registry())
 	if d.services, err = expose.Start(mux, cfg.Services, d.log); err != nil {
 		return err
 	}
@@ -84,7 +95,7 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server) error {
 	if outer != nil {
 		d.outerListener = tls.NewListener(d.outerListener, outer)
 	}
-	d.admin = newAPI(d.server, &d.counts, d.log)
+	d.admin = newAPI(d.server, d.fleet, &d.counts, d.log)
 	d.admin.http = d.httpServer(d.admin.routes())
 	return nil
 }
@@ -99,16 +110,17 @@ func (d *daemon) httpServer(h http.Handler) *http.Server {
 	}
 }
 
-// shutdown stops what comes in, then asks the devices to go. The admin API stays
-// until the devices are gone: what it is waiting for gets its answer.
+// shutdown asks the devices to go. Meanwhile new ones are refused; but the
+// listener stays open, for sessions over POST need it to their end. The admin API
+// stays until the devices are gone: what it is waiting for gets its answer.
 func (d *daemon) shutdown() {
 	d.log.Info("stopping", "devices", d.server.Registry().Len(), "within", shutdownTime.String())
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownTime)
 	defer cancel()
-	d.wg.Go(func() { _ = d.outer.Shutdown(ctx) })
 	if err := d.server.Shutdown(ctx); err != nil {
 		d.log.Warn("devices were cut off", "err", err)
 	}
+	_ = d.outer.Shutdown(ctx)
 	_ = d.admin.http.Shutdown(ctx)
 	d.log.Info("stopped")
 }
@@ -134,6 +146,26 @@ func (d *daemon) close() {
 		_ = d.adminListener.Close()
 	}
 	d.wg.Wait()
+	if d.fleet != nil { // last: what the devices answered until now is stored
+		_ = d.fleet.Close()
+	}
+}
+
+// fleetConfig is the part of the configuration that is about signals.
+func fleetConfig(cfg *config.Server, log *slog.Logger) fleet.Config {
+	c := fleet.Config{
+		Dir: cfg.Data, PerDevice: cfg.Queue.PerDevice, DropOldest: cfg.Queue.WhenFull == config.WhenFullDrop,
+		MaxBytes: int64(cfg.Queue.MaxMiB) << 20, MaxAge: cfg.Queue.MaxAge, Outcomes: cfg.Queue.Outcomes,
+		Groups: cfg.Groups, CloudAge: cfg.Cloud.MaxAge, CloudBytes: int64(cfg.Cloud.MaxMiB) << 20, Logger: log,
+		NATS: fleet.NATS{URL: cfg.NATS.URL, Credentials: cfg.NATS.Credentials, CA: cfg.NATS.CA, Replicas: cfg.NATS.Replicas},
+	}
+	if c.Dir == "" {
+		c.Dir = config.DefaultData()
+	}
+	for _, h := range cfg.Hooks {
+		c.Hooks = append(c.Hooks, fleet.Hook(h))
+	}
+	return c
 }
 
 // listen listens on a TCP address and explains a failure.

@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"github.com/atls-ws/atls-ws/internal/daemon/admin"
 )
 
 // maxPath is what every system takes as a unix socket's path.
@@ -29,6 +31,9 @@ func listenSocket(ctx context.Context, path string) (*socket, error) {
 	}
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, socketError(path, err)
+	}
+	if err := admin.CheckOwner(path); err != nil {
 		return nil, socketError(path, err)
 	}
 	// Made in a folder that nobody else can enter, and linked to its place when

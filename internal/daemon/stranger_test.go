@@ -15,7 +15,7 @@ import (
 func TestAWithheldBodyIsNotWaitedFor(t *testing.T) {
 	s := start(t, nil) // for its files
 	cfg := *s.cfg
-	cfg.Admin += "2"
+	cfg.Admin, cfg.Data = cfg.Admin+"2", cfg.Data+"2"
 	d := &daemon{log: slog.New(slog.DiscardHandler)}
 	defer d.close()
 	if err := d.open(context.Background(), &cfg); err != nil {

@@ -3,7 +3,6 @@
 package device
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
 	"os"
@@ -13,6 +12,7 @@ import (
 	"time"
 
 	"github.com/atls-ws/atls-ws/client"
+	runner "github.com/atls-ws/atls-ws/internal/command"
 	"github.com/atls-ws/atls-ws/internal/config"
 	"github.com/atls-ws/atls-ws/internal/leak"
 )
@@ -35,7 +35,7 @@ func TestCommandAnswersWithItsLastLine(t *testing.T) {
 		{"refusal", "echo out; echo one >&2; echo two >&2; exit 3", "", "two"},
 		{"silent refusal", "exit 3", "", "the command ended with exit status 3"},
 		{"no control characters", `printf 'a\033[31mb\n'`, "a [31mb", ""},
-		{"endless line", "head -c 200000 /dev/zero | tr '\\0' x", strings.Repeat("x", maxText), ""},
+		{"endless line", "head -c 200000 /dev/zero | tr '\\0' x", strings.Repeat("x", runner.MaxText), ""},
 		{"timeout", "echo early; sleep 60", "", "the command did not end within 200ms"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -80,21 +80,5 @@ func TestEndOfSessionKillsTheCommandAndItsChildren(t *testing.T) {
 	// The child holds the pipes: unless it is killed too, this takes pipeWait.
 	if err := <-ended; err == nil || err.Error() != "the session ended while the command ran" {
 		t.Errorf("error %v", err)
-	}
-}
-
-func TestTailKeepsTheEnd(t *testing.T) {
-	var b tail
-	for i := range 5 {
-		if n, err := b.Write(bytes.Repeat([]byte{'a' + byte(i)}, 30<<10)); n != 30<<10 || err != nil {
-			t.Fatal(n, err)
-		}
-	}
-	if len(b.buf) != maxOutput || b.buf[0] != 'c' || b.buf[maxOutput-1] != 'e' {
-		t.Errorf("%d bytes from %q to %q", len(b.buf), b.buf[0], b.buf[len(b.buf)-1])
-	}
-	_, _ = b.Write(bytes.Repeat([]byte{'z'}, maxOutput+1))
-	if len(b.buf) != maxOutput || b.buf[0] != 'z' {
-		t.Errorf("%d bytes from %q", len(b.buf), b.buf[0])
 	}
 }

@@ -77,11 +77,15 @@ func clientConfig(cfg *config.Device, o Options) (*client.Config, error) {
 	if err != nil {
 		return nil, err
 	}
+	applied, err := loadApplied(cfg.State)
+	if err != nil {
+		return nil, err
+	}
 	policy := map[string]client.OuterPolicy{
 		config.PolicyReport: client.OuterAccept, config.PolicyVerify: client.OuterVerify, config.PolicyPin: client.OuterPin,
 	}
 	cc.Outer = &client.OuterConfig{Policy: policy[cfg.Outer.Policy], Roots: roots, Pins: pins}
-	cc.Mux, cc.OnDisconnect = new(client.Mux), o.OnDisconnect
+	cc.Mux, cc.OnDisconnect, cc.Applied = new(client.Mux), o.OnDisconnect, applied
 	return cc, nil
 }
 

@@ -160,7 +160,7 @@ func (d *doctor) held(ctx context.Context) {
 		}
 	}
 	began = time.Now()
-	resp, _, err = d.post(ctx, nil, http.Header{
+	_, _, err = d.post(ctx, nil, http.Header{
 		"Atls-Session": {id}, "Cookie": {"atls=" + id},
 		"Atls-Offset": {fmt.Sprint(len(hello))}, "Atls-Ack": {fmt.Sprint(resp.ContentLength)}, "Prefer": {fmt.Sprintf("wait=%d", int(d.o.Hold.Seconds()))},
 	})

@@ -1,6 +1,7 @@
 package outer
 
 import (
+	"errors"
 	"net"
 	"net/http"
 	"net/netip"
@@ -35,7 +36,9 @@ func ParseProxy(s string) (*url.URL, error) {
 	}
 	u, err := url.Parse(s)
 	if err != nil {
-		err.(*url.Error).URL = "(proxy)" // it may hold a password
+		if ue := (*url.Error)(nil); errors.As(err, &ue) {
+			ue.URL = "(proxy)" // it may hold a password
+		}
 		return nil, err
 	}
 	return u, nil

@@ -9,6 +9,9 @@ import (
 	"github.com/atls-ws/atls-ws/internal/proto"
 )
 
+// HandledBefore is the text of the ack of a queued signal that came again.
+const HandledBefore = "handled before"
+
 // inboundSignals is how many signal streams a peer may have open.
 const inboundSignals = 4
 
@@ -82,7 +85,7 @@ func (s *Session) handleOnce(sig *Signal) proto.Ack {
 	p := Position{Queue: s.ready.Queue, Seq: sig.Seq}
 	ack, again := s.cfg.Applied.once(s.ctx, p, s.cfg.Logger, func() proto.Ack { return s.handle(sig) })
 	if again {
-		ack.Text = "handled before"
+		ack.Text = HandledBefore
 	}
 	ack.ID = sig.ID
 	return ack

@@ -101,6 +101,9 @@ func (s *Session) Send(ctx context.Context, sig Signal) (*Pending, error) {
 	return &Pending{s, sig.Name, w}, nil
 }
 
+// Acked says whether Wait would return the answer at once.
+func (p *Pending) Acked() bool { return len(p.w.ack) > 0 }
+
 // Wait is the second half of Signal, to be called once.
 func (p *Pending) Wait(ctx context.Context) (reply string, err error) {
 	select {

@@ -2,12 +2,25 @@
 // socket, and the values that travel over it:
 //
 //	GET  /v1/devices                                    200 [Device]
-//	POST /v1/devices/{id}/signals?name=N&timeout=30s    200, 409, 404, 504 Outcome
+//	GET  /v1/devices/{id}/signals                       200 [QueuedSignal]
+//	POST /v1/devices/{id}/signals?name=N                Outcome: 200 acked, 202 queued or delivered, 409 refused,
+//	                                                    410 expired, dropped or cancelled, 507 queue full
+//	POST /v1/signals?name=N&group=G (or all=true)       200, a Progress a line, the last with the Summary
+//	GET  /v1/signals?limit=50                           200 [Signal], newest first, without outcomes
+//	GET  /v1/signals/{id}                               200 Signal
+//	DELETE /v1/signals/{id}?device=D                    200 [Outcome]: cancels what still waits
 //	POST /v1/devices/{id}/services/{service}            101, then raw bytes with half-close
 //	GET  /v1/streams/{stream}                           200 Outcome of what the 101 named
+//
+// The POSTs for signals take the data as body, its type as Content-Type, and:
+// id=32 hex digits, of which a device handles one signal however often it is
+// sent (fresh=true: it was made for this request); ttl=1h; wait=false answers
+// when the signal is on the disk; timeout=30s bounds the wait.
+// Errors are an Outcome: 400 failed, 404 unknown, 503 unavailable.
 package admin
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -54,35 +67,92 @@ type OuterCounts struct {
 
 // The states of an Outcome.
 const (
+	Queued       = "queued"        // on the disk, for a device that has not got it
+	Delivered    = "delivered"     // the device has it and has not answered
 	Acked        = "acked"         // the device's handler has handled the signal
 	Refused      = "refused"       // the device said no
+	Expired      = "expired"       // it was not handled in time
+	Dropped      = "dropped"       // it made room for a newer one
+	Cancelled    = "cancelled"     // an operator took it back
 	NotConnected = "not connected" // nothing was sent
-	Timeout      = "timeout"       // the device may still handle the signal
+	Unknown      = "unknown"       // no such signal
+	Unavailable  = "unavailable"   // the server cannot do it now; Text and Next say why
+	Timeout      = "timeout"       // the server does not answer
 	Failed       = "failed"        // Text says how
 	Ended        = "ended"         // of a stream: in an orderly way
 )
 
-// Outcome is what became of a signal or of a stream.
+// OfflineText is the text of a queued signal whose device is not connected.
+const OfflineText = "the device is offline; it gets the signal when it connects"
+
+// Outcome is what became of a signal, at one device, or of a stream.
 type Outcome struct {
-	State string `json:"state"`
-	Code  string `json:"code,omitempty"` // of a refusal
-	Text  string `json:"text,omitempty"` // the device's, or the error's
+	Signal string    `json:"signal,omitempty"` // id, 32 hex digits
+	Device string    `json:"device,omitempty"`
+	State  string    `json:"state"`
+	Code   string    `json:"code,omitempty"` // of a refusal
+	Text   string    `json:"text,omitempty"` // the device's, or the error's
+	Next   string    `json:"next,omitempty"` // what to do about an error
+	Time   time.Time `json:"time,omitzero"`
+}
+
+// Final says whether the outcome will not change any more.
+func (o *Outcome) Final() bool { return o.State != Queued && o.State != Delivered }
+
+// Signal is a signal that was sent, and what is known of it.
+type Signal struct {
+	ID          string         `json:"id"`
+	Name        string         `json:"name"`
+	ContentType string         `json:"content_type,omitempty"`
+	Bytes       int            `json:"bytes"`
+	Target      string         `json:"target"` // device ID, group NAME or all
+	Created     time.Time      `json:"created"`
+	Expires     time.Time      `json:"expires"`
+	Complete    bool           `json:"complete"` // every device of the target has been reached
+	Parts       int            `json:"-"`
+	Devices     int            `json:"devices,omitempty"`
+	Counts      map[string]int `json:"counts,omitempty"` // devices by state
+	Outcomes    []Outcome      `json:"outcomes,omitempty"`
+}
+
+// QueuedSignal is a signal in the queue of a device.
+type QueuedSignal struct {
+	ID          string    `json:"id"`
+	Name        string    `json:"name"`
+	ContentType string    `json:"content_type,omitempty"`
+	Bytes       int       `json:"bytes"`
+	Created     time.Time `json:"created"`
+	Expires     time.Time `json:"expires"`
+	State       string    `json:"state"` // queued, or delivered and not answered
+}
+
+// Progress is a line of the answer to a fan-out: the outcome of a device has
+// changed, or it is over.
+type Progress struct {
+	Outcome *Outcome `json:"outcome,omitempty"`
+	Summary *Summary `json:"summary,omitempty"`
+}
+
+// Summary is the end of a fan-out.
+type Summary struct {
+	ID      string         `json:"id"`
+	Devices int            `json:"devices"`
+	Counts  map[string]int `json:"counts"` // devices by state
+	Error   string         `json:"error,omitempty"`
+	Next    string         `json:"next,omitempty"`
+}
+
+// NewID makes the id of a signal.
+func NewID() (id [16]byte) {
+	_, _ = rand.Read(id[:]) // never fails
+	return id
 }
 
 // OutcomeError is an Outcome that is a failure.
 type OutcomeError struct{ Outcome }
 
 // Error gives the state and what is known beyond it.
-func (e *OutcomeError) Error() string {
-	s := e.State
-	if e.Code != "" && e.Code != e.State {
-		s += " (" + e.Code + ")"
-	}
-	if e.Text != "" {
-		s += ": " + e.Text
-	}
-	return s
-}
+func (e *OutcomeError) Error() string { return e.String() }
 
 // UnreachableError says that no daemon answers on the admin socket.
 type UnreachableError struct {

@@ -40,21 +40,6 @@ func (c *Client) Devices(ctx context.Context) ([]Device, error) {
 	return all, nil
 }
 
-// Push sends a signal to a device and returns the text of its ack. Everything
-// but an ack is an *OutcomeError. timeout bounds the wait for the ack; 0 is
-// DefaultTimeout.
-func (c *Client) Push(ctx context.Context, device, name, contentType string, data []byte, timeout time.Duration) (reply string, err error) {
-	if timeout <= 0 {
-		timeout = DefaultTimeout
-	}
-	ctx, cancel := context.WithTimeout(ctx, timeout+grace)
-	defer cancel()
-	query := url.Values{"name": {name}, "timeout": {timeout.String()}}
-	var o Outcome
-	err = c.call(ctx, http.MethodPost, devicePath(device)+"/signals?"+query.Encode(), contentType, data, &o)
-	return o.Text, err
-}
-
 // Dial connects to a service of a device. A refusal is an *OutcomeError. The
 // caller owns the connection. ctx bounds the dialing, not the connection.
 func (c *Client) Dial(ctx context.Context, device, service string) (*Conn, error) {
@@ -110,10 +95,16 @@ func (c *Client) do(ctx context.Context, t *http.Transport, method, path string,
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	}
+	if op := (*net.OpError)(nil); errors.As(err, &op) && op.Op != "dial" || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return nil, &BrokenError{err}
+	}
 	return nil, &UnreachableError{c.path, err}
 }
 
 func (c *Client) dialSocket(ctx context.Context, _, _ string) (net.Conn, error) {
+	if err := CheckOwner(c.path); err != nil {
+		return nil, err
+	}
 	return new(net.Dialer).DialContext(ctx, "unix", c.path)
 }
 

@@ -1,0 +1,9 @@
+package admin
+
+import (
+	"testing"
+
+	"github.com/atls-ws/atls-ws/internal/leak"
+)
+
+func TestMain(m *testing.M) { leak.Main(m) }

@@ -1,0 +1,9 @@
+package deadline
+
+import (
+	"testing"
+
+	"github.com/atls-ws/atls-ws/internal/leak"
+)
+
+func TestMain(m *testing.M) { leak.Main(m) }
