@@ -1,10 +1,11 @@
 // Package e2e runs the built binary against real middleboxes and proxies:
 // mitmproxy, squid, nginx, haproxy, tinyproxy and microsocks; against boxes of
-// its own that are worse; and against peers that misbehave. Its tests have the
-// build tag e2e:
+// its own that are worse; against peers that misbehave; against peers in C, Java
+// and Python (the folder peers), which it builds; and with a browser. Its tests
+// have the build tag e2e:
 //
 //	go test -tags e2e ./e2e
 //
-// A box that is not installed is skipped, except where the environment
+// What is not installed is skipped, except where the environment
 // variable CI is set. Everything listens on loopback and is ended by process id.
 package e2e

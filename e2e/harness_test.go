@@ -252,9 +252,9 @@ func (s *site) serverArgs(outerTLS bool) []string {
 }
 
 // serve starts the server: with TLS of its own, or plain behind a terminator.
-func (s *site) serve(outerTLS bool) *site {
+func (s *site) serve(outerTLS bool, more ...string) *site {
 	s.t.Helper()
-	s.server = start(s.t, "server", exec.Command(exe, s.serverArgs(outerTLS)...))
+	s.server = start(s.t, "server", exec.Command(exe, append(s.serverArgs(outerTLS), more...)...))
 	m := logAddr.FindStringSubmatch(await(s.t, s.server, "listening", "addr="))
 	if m == nil {
 		s.t.Fatal("no address in the server's log line")

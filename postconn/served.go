@@ -143,7 +143,7 @@ func (s *served) lateLocked() (*answered, *refusal) {
 // waits for room; what finds none is sent again by a client with offsets.
 func (s *served) takeLocked(ctx context.Context, q *request, begin time.Time) *refusal {
 	hold := maxHold
-	if q.poll {
+	if q.poll && !s.plain { // what does not ask for bytes still waits for room
 		hold = q.wait
 	}
 	end := q.offset + uint64(len(q.body))

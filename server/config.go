@@ -83,7 +83,8 @@ type Config struct {
 	// Identify. An id is 1 to 255 bytes of printable ASCII without space; a
 	// certificate that gives another is refused.
 	Identify func(tls.ConnectionState) (device string, err error)
-	// Mux holds the signals and services for devices; nil answers to none.
+	// Mux holds the signals and services for devices; nil answers to none. A peer
+	// that negotiates atls-http/1 is a connection to the service http.
 	Mux *Mux
 	// Queue names the queue that signals with a Seq come from, so that a device
 	// can tell which of them it has handled; empty: there is none.

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"crypto/tls"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -18,20 +19,19 @@ const (
 	hostedWriteTimeout  = time.Minute // for a peer of atls-http/1 to take what is written: no keepalive watches it
 )
 
-// hosted serves the application on the inner sessions' service http, and on the
-// inner connections of atls-http/1.
+// hosted serves the application as the service http: on streams of sessions, and
+// on the inner connections of atls-http/1.
 type hosted struct {
-	srv   *http.Server
-	peers *peerListener
-	wg    sync.WaitGroup
+	srv *http.Server
+	wg  sync.WaitGroup
 }
 
 func host(c *Config, app http.Handler) (*hosted, error) {
-	streams, err := c.Mux.Listen(ServiceHTTP)
+	l, err := c.Mux.Listen(ServiceHTTP)
 	if err != nil {
 		return nil, err
 	}
-	h := &hosted{peers: &peerListener{conns: make(chan *httpPeer), done: make(chan struct{})}}
+	h := &hosted{}
 	h.srv = &http.Server{
 		ReadHeaderTimeout: hostedHeaderTimeout,
 		IdleTimeout:       hostedIdleTimeout,
@@ -51,26 +51,16 @@ func host(c *Config, app http.Handler) (*hosted, error) {
 			} else if p, ok := r.Context().Value(peerKey{}).(*httpPeer); ok {
 				state := p.ConnectionState()
 				r.TLS = &state
-				// A stream is refused where it is opened; here there is none.
-				if c.AuthorizeService != nil {
-					if err := c.AuthorizeService(r.Context(), p.device, ServiceHTTP); err != nil {
-						http.Error(w, err.Error(), http.StatusForbidden)
-						return
-					}
-				}
 			}
 			app.ServeHTTP(w, r)
 		}),
 	}
-	for _, l := range []net.Listener{streams, h.peers} {
-		h.wg.Go(func() { _ = h.srv.Serve(l) }) // ends when close does
-	}
+	h.wg.Go(func() { _ = h.srv.Serve(l) }) // ends when close does
 	return h, nil
 }
 
 func (h *hosted) close() {
 	_ = h.srv.Close()
-	_ = h.peers.Close()
 	h.wg.Wait()
 }
 
@@ -100,7 +90,8 @@ func ConnectionState(ctx context.Context) (tls.ConnectionState, bool) {
 	return tls.ConnectionState{}, false
 }
 
-// httpPeer is a connection of a peer that negotiated atls-http/1.
+// httpPeer is a connection of a peer that negotiated atls-http/1: one to the
+// service http, without a session.
 type httpPeer struct {
 	*tls.Conn
 	device string
@@ -117,9 +108,25 @@ func newHTTPPeer(ctx context.Context, in *session.Inner) (*httpPeer, error) {
 	return &httpPeer{Conn: conn, device: device, ended: make(chan struct{})}, nil
 }
 
+// Device is the id of the peer, for the logs of whatever serves it.
+func (p *httpPeer) Device() string { return p.device }
+
+// refuse answers the peer's first request, whatever it is, and ends the connection.
+func (p *httpPeer) refuse(err error) {
+	text := err.Error() + "\n"
+	_, _ = fmt.Fprintf(p, "HTTP/1.1 403 Forbidden\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", len(text), text)
+	_ = p.Close()
+}
+
 func (p *httpPeer) Write(b []byte) (int, error) {
 	_ = p.SetWriteDeadline(time.Now().Add(hostedWriteTimeout))
 	return p.Conn.Write(b)
+}
+
+// Reset ends the connection without TLS's goodbye: the peer sees a cut, not an end.
+func (p *httpPeer) Reset() {
+	_ = p.NetConn().Close()
+	_ = p.Close()
 }
 
 func (p *httpPeer) Close() error {
@@ -127,36 +134,3 @@ func (p *httpPeer) Close() error {
 	p.once.Do(func() { close(p.ended) })
 	return err
 }
-
-// peerListener hands httpPeers to the http.Server.
-type peerListener struct {
-	conns chan *httpPeer
-	done  chan struct{}
-	once  sync.Once
-}
-
-// offer hands p over and says whether it was taken.
-func (l *peerListener) offer(p *httpPeer) bool {
-	select {
-	case l.conns <- p:
-		return true
-	case <-l.done:
-		return false
-	}
-}
-
-func (l *peerListener) Accept() (net.Conn, error) {
-	select {
-	case p := <-l.conns:
-		return p, nil
-	case <-l.done:
-		return nil, net.ErrClosed
-	}
-}
-
-func (l *peerListener) Close() error {
-	l.once.Do(func() { close(l.done) })
-	return nil
-}
-
-func (l *peerListener) Addr() net.Addr { return &net.UnixAddr{Name: "atls-http/1", Net: "atls"} }

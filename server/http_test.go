@@ -79,6 +79,39 @@ func TestHTTPPeerReachesTheHostedHandlerOverEitherCarrier(t *testing.T) {
 	}
 }
 
+// Without a Handler, whoever listens on the service http serves these peers too.
+func TestHTTPPeerReachesTheServiceOfTheMux(t *testing.T) {
+	mux := new(server.Mux)
+	s := newSite(t, &server.Config{Mux: mux})
+	l, err := mux.Listen(server.ServiceHTTP)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	inner := s.httpPeer(t, carriers["post"](t, s), "meter-1")
+	if err := inner.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d, ok := conn.(interface{ Device() string }); !ok || d.Device() != "meter-1" {
+		t.Errorf("a %T, want a peer that is meter-1", conn)
+	}
+	if _, err := inner.Write([]byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, 5)
+	if _, err := io.ReadFull(conn, got); err != nil || string(got) != "hello" {
+		t.Errorf("%q, %v", got, err)
+	}
+	_ = s.srv.Close() // ends what nobody closes
+	if _, err := conn.Read(got); err == nil {
+		t.Error("the connection outlives the server")
+	}
+}
+
 func TestHTTPPeerNeedsAHandlerAndACertificate(t *testing.T) {
 	s := newSite(t, &server.Config{})
 	inner := s.httpPeer(t, carriers["websocket"](t, s), "meter-1")

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -40,7 +42,7 @@ type Server struct {
 	mu        sync.Mutex
 	closed    bool
 	halfOpen  int
-	httpPeers int
+	httpPeers map[*httpPeer]struct{}
 	live      map[*Session]struct{}
 	wg        sync.WaitGroup
 }
@@ -58,7 +60,7 @@ func New(c *Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("server: %w", err)
 	}
-	s := &Server{cfg: *c, live: map[*Session]struct{}{}, anchors: sets}
+	s := &Server{cfg: *c, live: map[*Session]struct{}{}, httpPeers: map[*httpPeer]struct{}{}, anchors: sets}
 	s.registry.sessions = map[string][]*Session{}
 	s.cfg.TLS = c.TLS.Clone()
 	s.cfg.Limits = c.Limits.complete()
@@ -133,7 +135,7 @@ func (s *Server) serve(conn net.Conn, r *http.Request, bound time.Duration) (rea
 	defer cancel()
 	in, err := session.Accept(ctx, conn, &session.Config{
 		TLS: s.cfg.TLS, Mux: s.cfg.Mux, Logger: s.cfg.Logger.With("remote", r.RemoteAddr),
-		Streams: s.cfg.Limits.Streams, Keepalive: s.cfg.Limits.Keepalive, HTTP: s.hosted != nil, Queue: s.cfg.Queue,
+		Streams: s.cfg.Limits.Streams, Keepalive: s.cfg.Limits.Keepalive, HTTP: slices.Contains(s.cfg.Mux.Services(), ServiceHTTP), Queue: s.cfg.Queue,
 		Authorize: s.cfg.AuthorizeService,
 		Admit: func(cs tls.ConnectionState, hello *Hello) (string, error) {
 			markIntercepted(hello.Outer, r.TLS)
@@ -177,7 +179,7 @@ func (s *Server) enter(w http.ResponseWriter) bool {
 		http.Error(w, "atls-ws: this server is stopping", http.StatusServiceUnavailable)
 		return false
 	}
-	if s.halfOpen >= s.cfg.Limits.HalfOpen || len(s.live)+s.httpPeers >= s.cfg.Limits.Sessions {
+	if s.halfOpen >= s.cfg.Limits.HalfOpen || len(s.live)+len(s.httpPeers) >= s.cfg.Limits.Sessions {
 		w.Header().Set("Retry-After", fmt.Sprint(int(retryAfter.Seconds())))
 		http.Error(w, "atls-ws: no room for a further session now", http.StatusServiceUnavailable)
 		return false
@@ -270,8 +272,8 @@ func (s *Server) adopt(sess *Session, remote string) bool {
 	return true
 }
 
-// adoptHTTP hands a connection of atls-http/1 to the hosted handler and follows
-// it to its end.
+// adoptHTTP hands a connection of atls-http/1 to the service http and follows it
+// to its end.
 func (s *Server) adoptHTTP(p *httpPeer, remote string) bool {
 	s.mu.Lock()
 	if s.closed {
@@ -279,23 +281,35 @@ func (s *Server) adoptHTTP(p *httpPeer, remote string) bool {
 		_ = p.Close()
 		return false
 	}
-	s.httpPeers++
+	s.httpPeers[p] = struct{}{}
 	s.wg.Add(1)
 	s.mu.Unlock()
 	log := s.cfg.Logger.With("device", p.device, "protocol", proto.ALPNHTTP)
 	log.Info("device connected", "remote", remote)
-	if !s.hosted.peers.offer(p) {
+	if err := s.authorizeHTTP(p); err != nil {
+		log.Info("stream refused", "service", ServiceHTTP, "err", err)
+		p.refuse(err)
+	} else if err := session.Offer(s.cfg.Mux, ServiceHTTP, p); err != nil {
+		log.Warn("service does not accept", "service", ServiceHTTP, "err", err)
 		_ = p.Close()
 	}
 	go func() {
 		defer s.wg.Done()
 		<-p.ended
 		s.mu.Lock()
-		s.httpPeers--
+		delete(s.httpPeers, p)
 		s.mu.Unlock()
 		log.Info("device disconnected")
 	}()
 	return true
+}
+
+// authorizeHTTP decides on a peer of atls-http/1 as on a stream to the service http.
+func (s *Server) authorizeHTTP(p *httpPeer) error {
+	if s.cfg.AuthorizeService == nil {
+		return nil
+	}
+	return s.cfg.AuthorizeService(context.WithValue(s.ctx, peerKey{}, p), p.device, ServiceHTTP)
 }
 
 // endProbe waits for a device that only wanted to see Ready to go.
@@ -396,11 +410,15 @@ func (s *Server) Close() error {
 	for sess := range s.live {
 		live = append(live, sess)
 	}
+	peers := slices.Collect(maps.Keys(s.httpPeers))
 	s.mu.Unlock()
 	s.cancel()
 	var closing sync.WaitGroup
 	for _, sess := range live {
 		closing.Go(func() { bye(sess, proto.Closing, "the server is shutting down") })
+	}
+	for _, p := range peers {
+		closing.Go(func() { _ = p.Close() })
 	}
 	closing.Wait()
 	if s.hosted != nil {

@@ -10,7 +10,7 @@ import (
 // status is what the service "http" tells a device when the configuration has
 // none of that name: who it is to the server.
 func status(w http.ResponseWriter, r *http.Request) {
-	s, ok := server.FromContext(r.Context())
+	device, ok := server.Device(r.Context())
 	switch {
 	case !ok || r.URL.Path != "/":
 		http.NotFound(w, r)
@@ -18,8 +18,10 @@ func status(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Allow", "GET, HEAD")
 		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
 	default:
-		reply(w, http.StatusOK, map[string]any{
-			"device": s.Device(), "session": s.ID(), "since": s.Opened().UTC(), "time": time.Now().UTC(),
-		})
+		told := map[string]any{"device": device, "time": time.Now().UTC()}
+		if s, ok := server.FromContext(r.Context()); ok { // a peer of atls-http/1 has none
+			told["session"], told["since"] = s.ID(), s.Opened().UTC()
+		}
+		reply(w, http.StatusOK, told)
 	}
 }

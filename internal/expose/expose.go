@@ -88,9 +88,13 @@ func (s *Services) serve(conn net.Conn, name string, target config.Target) {
 		log = s.log.With("service", name, "target", target.String())
 	}
 	peer, gone := "", make(<-chan struct{})
-	if st, ok := conn.(*session.Stream); ok {
-		peer, gone = st.Session().Device(), st.Session().Done()
-		log = log.With("device", peer, "session", st.Session().ID())
+	switch c := conn.(type) {
+	case *session.Stream:
+		peer, gone = c.Session().Device(), c.Session().Done()
+		log = log.With("device", peer, "session", c.Session().ID())
+	case interface{ Device() string }: // a peer of atls-http/1
+		peer = c.Device()
+		log = log.With("device", peer)
 	}
 	leave, ok := s.limits.Enter(peer)
 	if !ok {

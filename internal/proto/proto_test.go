@@ -3,14 +3,14 @@ package proto
 import (
 	"bytes"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"io"
-	"os"
 	"reflect"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/atls-ws/atls-ws/internal/vectors"
 )
 
 var (
@@ -19,9 +19,41 @@ var (
 	signal2 = Signal{ID: id, Name: "x", Data: []byte{}}
 )
 
-// values makes the bytes of every frame that testdata/vectors.json pins.
-func values(t *testing.T) map[string][]byte {
+// vector is a value and its bytes.
+type vector struct {
+	Name  string `json:"name"`
+	Value any    `json:"value,omitempty"`
+	JSON  string `json:"json,omitempty"` // of a greeting, as it is sent
+	Hex   string `json:"hex"`
+}
+
+type fields map[string]any
+
+var yes = true
+
+var (
+	helloFull = Hello{
+		Version: 1, Software: "meter/2.1", Carrier: "post", Services: []string{"http", "ssh"}, Attempt: "JBSWY3DPEHPK3PXP",
+		Applied: &Position{"q7", 41}, Probe: true,
+		Outer: &OuterReport{TLSVersion: "TLS 1.2", VerifyError: "signed by unknown authority", Policy: "report", Exporter: bytes.Repeat([]byte{0xab}, 32),
+			Chain: []OuterCert{{Subject: "CN=cloud.example", Issuer: "CN=Box CA", SHA256: strings.Repeat("0f", 32), NotAfter: time.Unix(1_900_000_000, 0).UTC(), DER: []byte{0x30, 0x03, 0x02, 0x01, 0x01}}}},
+	}
+	readyFull = Ready{Session: "9f86d081884c7d65", Device: "meter-1", Keepalive: 25 * time.Second, Streams: 256, Time: time.Unix(1_750_000_000, 0).UTC(), Queue: "q7", Intercepted: &yes}
+)
+
+// values makes the bytes of everything that docs/vectors.json pins.
+func values(t *testing.T) (greetings, frames []vector) {
 	t.Helper()
+	greeting := func(name string, v any) {
+		var b bytes.Buffer
+		if err := WriteJSON(&b, v); err != nil {
+			t.Fatal(err)
+		}
+		greetings = append(greetings, vector{Name: name, JSON: string(b.Bytes()[4:]), Hex: hex.EncodeToString(b.Bytes())})
+	}
+	frame := func(name string, v fields, b []byte) {
+		frames = append(frames, vector{Name: name, Value: v, Hex: hex.EncodeToString(b)})
+	}
 	written := func(f func(io.Writer) error) []byte {
 		var b bytes.Buffer
 		if err := f(&b); err != nil {
@@ -29,65 +61,121 @@ func values(t *testing.T) map[string][]byte {
 		}
 		return b.Bytes()
 	}
-	return map[string][]byte{
-		"signal":           AppendSignal(nil, &signal1),
-		"signal_least":     AppendSignal(nil, &signal2),
-		"ack":              AppendAck(nil, &Ack{id, OK, "done"}),
-		"ack_refused":      AppendAck(nil, &Ack{id, Refused, "no"}),
-		"drain":            AppendDrain(nil, Drain{2 * time.Second, 500 * time.Millisecond}),
-		"bye":              AppendBye(nil, Answer{Replaced, "newer"}),
-		"open":             written(func(w io.Writer) error { return WriteOpen(w, "ssh") }),
-		"answer_ok":        written(func(w io.Writer) error { return WriteAnswer(w, Answer{}) }),
-		"answer_not_found": written(func(w io.Writer) error { return WriteAnswer(w, Answer{NotFound, "no service ssh"}) }),
-		"hello": written(func(w io.Writer) error {
-			return WriteJSON(w, &Hello{Version: 1, Carrier: "websocket", Services: []string{"ssh"}})
-		}),
-		"ready": written(func(w io.Writer) error {
-			return WriteJSON(w, &Greeting{Ready: &Ready{Session: "s", Device: "d", Keepalive: 25 * time.Second, Streams: 256, Time: time.Unix(0, 0).UTC()}})
-		}),
-		"refused": written(func(w io.Writer) error {
-			return WriteJSON(w, &Greeting{Refused: &Refusal{Code: Busy, Text: "later", RetryAfter: time.Minute}})
-		}),
+	greeting("hello_least", &struct {
+		Version int `json:"version"`
+	}{1})
+	greeting("hello", &Hello{Version: 1, Carrier: "websocket", Services: []string{"ssh"}})
+	greeting("hello_full", &helloFull)
+	greeting("ready", &Greeting{Ready: &Ready{Session: "s", Device: "d", Keepalive: 25 * time.Second, Streams: 256, Time: time.Unix(0, 0).UTC()}})
+	greeting("ready_full", &Greeting{Ready: &readyFull})
+	greeting("refused", &Greeting{Refused: &Refusal{Code: Busy, Text: "later", RetryAfter: time.Minute}})
+
+	open := func(name string) []byte { return written(func(w io.Writer) error { return WriteOpen(w, name) }) }
+	answer := func(a Answer) []byte { return written(func(w io.Writer) error { return WriteAnswer(w, a) }) }
+	frame("open", fields{"is": "open", "service": "ssh"}, open("ssh"))
+	frame("open_signals", fields{"is": "open", "service": "signals"}, open(ServiceSignals))
+	frame("answer_ok", fields{"is": "answer", "code": 0, "text": ""}, answer(Answer{}))
+	frame("answer_not_found", fields{"is": "answer", "code": 2, "text": "no service ssh"}, answer(Answer{NotFound, "no service ssh"}))
+	of := func(s Signal) fields {
+		v := fields{"is": "signal", "id": hex.EncodeToString(s.ID[:]), "seq": s.Seq, "expiry_ms": 0, "name": s.Name, "content_type": s.ContentType, "data": string(s.Data)}
+		if !s.Expiry.IsZero() {
+			v["expiry_ms"] = s.Expiry.UnixMilli()
+		}
+		return v
 	}
+	frame("signal", of(signal1), AppendSignal(nil, &signal1))
+	frame("signal_least", of(signal2), AppendSignal(nil, &signal2))
+	frame("ack", fields{"is": "ack", "id": hex.EncodeToString(id[:]), "code": 0, "text": "done"}, AppendAck(nil, &Ack{id, OK, "done"}))
+	frame("ack_refused", fields{"is": "ack", "id": hex.EncodeToString(id[:]), "code": 1, "text": "no"}, AppendAck(nil, &Ack{id, Refused, "no"}))
+	frame("drain", fields{"is": "drain", "after_ms": 2000, "spread_ms": 500}, AppendDrain(nil, Drain{2 * time.Second, 500 * time.Millisecond}))
+	frame("bye", fields{"is": "bye", "code": 7, "text": "newer"}, AppendBye(nil, Answer{Replaced, "newer"}))
+	frame("unknown", fields{"is": "to be skipped", "type": 0x42}, []byte{0x42, 0, 0, 0, 2, 'h', 'i'})
+	return greetings, frames
 }
 
-// The bytes on the wire are a promise: a change here is a change of protocol.
-// UPDATE_VECTORS=1 writes the file anew.
-func TestVectors(t *testing.T) {
-	const file = "testdata/vectors.json"
-	got := map[string]string{}
-	for name, b := range values(t) {
-		got[name] = hex.EncodeToString(b)
-	}
-	if os.Getenv("UPDATE_VECTORS") != "" {
-		b, err := json.MarshalIndent(got, "", "  ")
+// bytesOf is values by name.
+func bytesOf(t *testing.T) map[string][]byte {
+	t.Helper()
+	greetings, frames := values(t)
+	all := map[string][]byte{}
+	for _, v := range append(greetings, frames...) {
+		b, err := hex.DecodeString(v.Hex)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(file, append(b, '\n'), 0o644); err != nil {
+		all[v.Name] = b
+	}
+	return all
+}
+
+// malformed is what a reader has to refuse, and why.
+var malformed = []struct {
+	Is  string `json:"is"` // greeting, open, answer, or the frame of the signal stream
+	Why string `json:"why"`
+	Hex string `json:"hex"`
+}{
+	{"greeting", "a length over 16 KiB", "00004001"},
+	{"greeting", "not JSON", "000000027b5d"},
+	{"open", "version 2", "0203737368"},
+	{"open", "an empty name", "0100"},
+	{"open", "a space in the name", "0103612062"},
+	{"answer", "a text over 4 KiB", "011001"},
+	{"frame", "a body over 65 KiB", "0100010401"},
+	{"signal", "shorter than its fixed part", "01000000020000"},
+	{"signal", "a name that is cut off", "0100000022" + "000102030405060708090a0b0c0d0e0f" + "0000000000000000" + "0000000000000000" + "0561"},
+	{"signal", "an empty name", "0100000022" + "000102030405060708090a0b0c0d0e0f" + "0000000000000000" + "0000000000000000" + "0000"},
+	{"signal", "an expiry over 2^52 ms", "0100000023" + "000102030405060708090a0b0c0d0e0f" + "0000000000000000" + "0010000000000001" + "017800"},
+	{"ack", "a text length that is not the rest's", "8100000014" + "000102030405060708090a0b0c0d0e0f" + "0000056e"},
+	{"drain", "not of 8 bytes", "020000000400000001"},
+	{"bye", "a text that is cut off", "030000000307000a"},
+}
+
+// The bytes on the wire are a promise: a change here is a change of protocol.
+func TestVectors(t *testing.T) {
+	greetings, frames := values(t)
+	vectors.Check(t, "greetings", greetings)
+	vectors.Check(t, "frames", frames)
+	vectors.Check(t, "malformed", malformed)
+	for _, m := range malformed {
+		b, err := hex.DecodeString(m.Hex)
+		if err != nil {
 			t.Fatal(err)
 		}
-	}
-	b, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := map[string]string{}
-	if err := json.Unmarshal(b, &want); err != nil {
-		t.Fatal(err)
-	}
-	for name := range got {
-		if got[name] != want[name] {
-			t.Errorf("%s\n got %s\nwant %s", name, got[name], want[name])
+		r := bytes.NewReader(b)
+		switch m.Is {
+		case "greeting":
+			err = ReadJSON(r, new(Hello))
+		case "open":
+			_, err = ReadOpen(r)
+		case "answer":
+			_, err = ReadAnswer(r)
+		default:
+			var typ byte
+			var body []byte
+			if typ, body, err = ReadFrame(r); err == nil {
+				_, err = parse(typ, body)
+			}
+		}
+		if !errors.Is(err, ErrMalformed) && !errors.Is(err, ErrTooLarge) {
+			t.Errorf("%s, %s: %v", m.Is, m.Why, err)
 		}
 	}
-	if len(want) != len(got) {
-		t.Errorf("%d vectors in the file, %d here", len(want), len(got))
+}
+
+func TestGreetingsComeBack(t *testing.T) {
+	v := bytesOf(t)
+	var h Hello
+	if err := ReadJSON(bytes.NewReader(v["hello_full"]), &h); err != nil || !reflect.DeepEqual(h, helloFull) {
+		t.Errorf("%+v, %v, want %+v", h, err, helloFull)
+	}
+	var g Greeting
+	if err := ReadJSON(bytes.NewReader(v["ready_full"]), &g); err != nil || !reflect.DeepEqual(*g.Ready, readyFull) {
+		t.Errorf("%+v, %v, want %+v", g.Ready, err, readyFull)
 	}
 }
 
 func TestFramesComeBack(t *testing.T) {
-	v := values(t)
+	v := bytesOf(t)
 	for name, want := range map[string]any{
 		"signal": signal1, "signal_least": signal2,
 		"ack": Ack{id, OK, "done"}, "ack_refused": Ack{id, Refused, "no"},
@@ -140,7 +228,7 @@ func TestCutOffInputIsAnError(t *testing.T) {
 		"hello": func(r io.Reader) error { return ReadJSON(r, new(Hello)) },
 	}
 	for name, read := range readers {
-		b := values(t)[name]
+		b := bytesOf(t)[name]
 		for n := range b {
 			err := read(bytes.NewReader(b[:n]))
 			if err == nil || n > 0 && err == io.EOF {

@@ -48,7 +48,9 @@ func (m *Mux) OnSignal(name string, h SignalHandler) {
 
 // Listen makes the service reachable for the other end of every session of this
 // Mux, until the listener is closed. The conns it accepts belong to the caller
-// and are *Stream. At most 64 wait to be accepted; more are refused.
+// and are *Stream; those of a server's service http may also be peers that have
+// no session, only an inner connection of atls-http/1. At most 64 wait to be
+// accepted; more are refused.
 func (m *Mux) Listen(service string) (net.Listener, error) {
 	if err := proto.CheckName(service); err != nil {
 		return nil, fmt.Errorf("listen: service: %w", err)
@@ -67,6 +69,16 @@ func (m *Mux) Listen(service string) (net.Listener, error) {
 	}
 	m.services[service] = l
 	return l, nil
+}
+
+// Offer hands conn to the listener of a service, which then owns it. It does
+// not wait: an error says that nobody listens or too many connections wait.
+func Offer(m *Mux, service string, conn net.Conn) error {
+	l := m.listener(service)
+	if l == nil {
+		return fmt.Errorf("no service %s", service)
+	}
+	return l.offer(conn)
 }
 
 // Services returns the names that are listened on, sorted.
