@@ -195,12 +195,11 @@ func (f *fanOut) began() bool { return f.started }
 // queued is called from Send, in the handler's goroutine.
 func (f *fanOut) queued(o admin.Outcome, online bool) {
 	f.mu.Lock()
-	if was, ok := f.outcomes[o.Device]; ok && was.Final() {
-		o = was // answered before it was noted as queued
-	}
-	f.outcomes[o.Device] = o
-	if online && !o.Final() {
-		f.awaited[o.Device] = true
+	if was, ok := f.outcomes[o.Device]; !ok || !was.Final() { // not answered already
+		f.outcomes[o.Device] = o
+		if online && !o.Final() {
+			f.awaited[o.Device] = true
+		}
 	}
 	f.mu.Unlock()
 	f.line(&admin.Progress{Outcome: &o})
