@@ -103,11 +103,20 @@ func TestDialWaitsForTheDevice(t *testing.T) {
 		}
 		got <- say(t, c, "hello")
 	}()
+	s.log.match(t, `msg="wake queued" device=d service=up .* wait=1m0s`)
+	woken := make(chan string, 4)
 	mux := new(client.Mux)
+	mux.OnSignal(config.SignalWake, func(_ context.Context, sig client.Signal) (string, error) {
+		woken <- string(sig.Data)
+		return "awake", nil
+	})
 	upper(t, mux, "up")
 	s.connect("d", mux)
 	if text := <-got; text != "HELLO" {
 		t.Error(text)
+	}
+	if service := <-woken; service != "up" {
+		t.Errorf("woken for %q", service)
 	}
 }
 
