@@ -73,7 +73,7 @@ func startWith(t *testing.T, prepare func(cfg *config.Server, dir string)) *site
 	}
 	s.cfg = config.DefaultServer()
 	s.cfg.Listen, s.cfg.Admin = "127.0.0.1:0", filepath.Join(dir, "admin.sock")
-	s.cfg.Data, s.cfg.Groups = filepath.Join(dir, "data"), map[string][]string{"both": {"d-*", "absent"}}
+	s.cfg.Data, s.cfg.Groups = filepath.Join(dir, "data"), config.Groups{"both": {Devices: []string{"d-*", "absent"}}}
 	s.cfg.Inner = config.ServerInner{
 		Cert: pki.CertPath(dir, pki.ServerFile), Key: pki.KeyPath(dir, pki.ServerFile), ClientCA: pki.CertPath(dir, pki.CAFile),
 	}

@@ -59,11 +59,11 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server) error {
 	if err != nil {
 		return err
 	}
-	if d.fleet, err = fleet.Open(ctx, fleetConfig(cfg, d.log)); err != nil {
-		return err
-	}
 	if d.guard, err = access.Open(cfg, d.file, d.log); err != nil {
 		return &StartError{fmt.Errorf("audit: %w", err), "name a file that can be written to, or remove audit from the configuration"}
+	}
+	if d.fleet, err = fleet.Open(ctx, d.fleetConfig(cfg)); err != nil {
+		return err
 	}
 	mux := new(server.Mux)
 	mux.OnSignal(server.AnySignal, d.fleet.FromDevice)
@@ -190,11 +190,11 @@ func (d *daemon) close() {
 }
 
 // fleetConfig is the part of the configuration that is about signals.
-func fleetConfig(cfg *config.Server, log *slog.Logger) fleet.Config {
+func (d *daemon) fleetConfig(cfg *config.Server) fleet.Config {
 	c := fleet.Config{
 		Dir: cfg.Data, PerDevice: cfg.Queue.PerDevice, DropOldest: cfg.Queue.WhenFull == config.WhenFullDrop,
 		MaxBytes: int64(cfg.Queue.MaxMiB) << 20, MaxAge: cfg.Queue.MaxAge, Outcomes: cfg.Queue.Outcomes,
-		Groups: cfg.Groups, CloudAge: cfg.Cloud.MaxAge, CloudBytes: int64(cfg.Cloud.MaxMiB) << 20, Logger: log,
+		Groups: d.guard.Groups, CloudAge: cfg.Cloud.MaxAge, CloudBytes: int64(cfg.Cloud.MaxMiB) << 20, Logger: d.log,
 		NATS: fleet.NATS{URL: cfg.NATS.URL, Credentials: cfg.NATS.Credentials, CA: cfg.NATS.CA, Replicas: cfg.NATS.Replicas},
 	}
 	if c.Dir == "" {

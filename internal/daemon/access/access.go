@@ -22,6 +22,9 @@ type Guard struct {
 	rules atomic.Pointer[rules]
 	audit *audit
 
+	mu      sync.Mutex
+	changed func()
+
 	reload chan struct{}
 	wg     sync.WaitGroup
 	stop   context.CancelFunc
@@ -40,7 +43,7 @@ func open(cfg *config.Server, file string, log *slog.Logger, every time.Duration
 		return nil, err
 	}
 	g := &Guard{log: log, file: file, audit: a, reload: make(chan struct{}, 1)}
-	g.rules.Store(&rules{cfg.Authorization, cfg.Place})
+	g.rules.Store(newRules(cfg))
 	ctx, cancel := context.WithCancel(context.Background())
 	g.stop = cancel
 	seen := versionOf(file)
@@ -65,14 +68,14 @@ func (g *Guard) Reload() {
 
 // Service decides whether a device may reach a service of the server.
 func (g *Guard) Service(d Device, service string) Decision {
-	decision := g.rules.Load().device(d, func(r config.DeviceRule) bool { return anyOf(r.Services, service) })
+	decision := g.rules.Load().device(d, func(r config.DeviceRule) bool { return config.AnyMatch(r.Services, service) })
 	g.record(Record{Who: "device:" + d.ID, Action: "service", Device: d.ID, Target: service}, decision)
 	return decision
 }
 
 // Route decides whether a device's request may go to a route.
 func (g *Guard) Route(d Device, route string) Decision {
-	decision := g.rules.Load().device(d, func(r config.DeviceRule) bool { return anyOf(r.Routes, route) })
+	decision := g.rules.Load().device(d, func(r config.DeviceRule) bool { return config.AnyMatch(r.Routes, route) })
 	g.record(Record{Who: "device:" + d.ID, Action: "route", Device: d.ID, Target: route}, decision)
 	return decision
 }
@@ -93,6 +96,20 @@ func (g *Guard) Operator(o Operator, from, scope, device, target string) Decisio
 // decision on the list and not recorded by itself.
 func (g *Guard) Sees(o Operator, device string) bool {
 	return g.rules.Load().operator(o, config.ScopeList, device, "").Allowed
+}
+
+// Groups are the groups of devices. The caller must not change them.
+func (g *Guard) Groups() config.Groups { return g.rules.Load().groups }
+
+// Denied says which entry of deny in the configuration has the device; empty:
+// none has. It is not recorded.
+func (g *Guard) Denied(d Device) string { return g.rules.Load().denied(d) }
+
+// OnChange has fn called after the rules were read again.
+func (g *Guard) OnChange(fn func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.changed = fn
 }
 
 // Listener records a connection to a local port that the configuration leads
@@ -151,6 +168,12 @@ func (g *Guard) read() {
 		g.log.Error("configuration is not read again: the old rules stay", "err", err)
 		return
 	}
-	g.rules.Store(&rules{cfg.Authorization, cfg.Place})
+	g.rules.Store(newRules(cfg))
+	g.mu.Lock()
+	changed := g.changed
+	g.mu.Unlock()
+	if changed != nil {
+		changed()
+	}
 	g.log.Info("rules read again", "file", g.file, "devices", len(cfg.Authorization.Devices), "operators", len(cfg.Authorization.Operators))
 }

@@ -20,6 +20,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/atls-ws/atls-ws/internal/config"
 	"github.com/atls-ws/atls-ws/server"
 )
 
@@ -54,8 +55,8 @@ type Config struct {
 	MaxBytes   int64         // of all queues together; what is over is refused
 	MaxAge     time.Duration // for which a signal without a TTL waits; no TTL is longer
 	Outcomes   time.Duration // for which it can be asked what became of a signal
-	// Groups are the devices of a group, by name: ids, or patterns as in path.Match.
-	Groups map[string][]string
+	// Groups gives the groups of devices that are configured just now; nil: none are.
+	Groups func() config.Groups
 	// Hooks get the signals of devices; see Hook.
 	Hooks      []Hook
 	CloudAge   time.Duration // for which the signals of devices are kept
@@ -79,6 +80,9 @@ func (c Config) complete() Config {
 	c.CloudAge = orDefault(c.CloudAge, DefaultCloudAge)
 	c.CloudBytes = orDefault(c.CloudBytes, DefaultCloudBytes)
 	c.NATS.Replicas = orDefault(c.NATS.Replicas, 1)
+	if c.Groups == nil {
+		c.Groups = func() config.Groups { return nil }
+	}
 	return c
 }
 
