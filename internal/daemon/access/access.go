@@ -127,6 +127,7 @@ func (g *Guard) record(r Record, d Decision) {
 func (g *Guard) watch(ctx context.Context, every time.Duration, seen version) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
+	before := seen
 	for {
 		select {
 		case <-ctx.Done():
@@ -134,7 +135,11 @@ func (g *Guard) watch(ctx context.Context, every time.Duration, seen version) {
 		case <-g.reload:
 			g.audit.reopen()
 		case <-tick.C:
-			if now := versionOf(g.file); now == seen {
+			// A file that is being written is empty first, then has a part of its
+			// rules: it is read when it has not changed since the last look.
+			now := versionOf(g.file)
+			settled := now == before
+			if before = now; now == seen || !settled || now.size == 0 {
 				continue
 			}
 		}
