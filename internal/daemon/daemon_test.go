@@ -78,6 +78,15 @@ func startWith(t *testing.T, prepare func(cfg *config.Server, dir string)) *site
 		Cert: pki.CertPath(dir, pki.ServerFile), Key: pki.KeyPath(dir, pki.ServerFile), ClientCA: pki.CertPath(dir, pki.CAFile),
 	}
 	prepare(s.cfg, dir)
+	s.again()
+	t.Cleanup(func() { _ = s.stop() })
+	return s
+}
+
+// again starts a daemon that has been stopped.
+func (s *site) again() {
+	t := s.t
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, ended := make(chan net.Addr, 1), make(chan error, 1)
 	go func() {
@@ -98,9 +107,7 @@ func startWith(t *testing.T, prepare func(cfg *config.Server, dir string)) *site
 		}
 		return result
 	}
-	t.Cleanup(func() { _ = s.stop() })
 	s.admin = admin.NewClient(s.cfg.Admin)
-	return s
 }
 
 // connect makes a device's session. Its peer is registered a moment later.

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"crypto/tls"
 	"net/http"
 	"net/url"
 	"strings"
@@ -19,6 +20,19 @@ func identity(ctx context.Context, device string) access.Device {
 		d.OU = state.PeerCertificates[0].Subject.OrganizationalUnit
 	}
 	return d
+}
+
+// admit decides on a device that connects.
+func (d *daemon) admit(device string, state tls.ConnectionState) error {
+	who := access.Device{ID: device}
+	if len(state.PeerCertificates) > 0 {
+		who.OU = state.PeerCertificates[0].Subject.OrganizationalUnit
+	}
+	if denied := d.admin.denied(who); denied != nil {
+		// The reason is not for whoever has the device now.
+		return &server.RefusedError{Code: server.NotAllowed, Text: "the server's operators have denied this device"}
+	}
+	return nil
 }
 
 // authorizeService decides on a device's connection to a service. Where the
@@ -86,7 +100,7 @@ func classify(r *http.Request) (scope, device, target string) {
 		}
 		return ""
 	}
-	if word(0) == "devices" {
+	if word(0) == "devices" || word(0) == "deny" {
 		device = word(1)
 	}
 	switch {
@@ -99,6 +113,14 @@ func classify(r *http.Request) (scope, device, target string) {
 	}
 	if device == "" {
 		device = "*"
+	}
+	switch {
+	case word(0) == "devices" && word(2) == "disconnect":
+		return config.ScopeManage, device, "disconnect"
+	case word(0) == "deny" && r.Method == http.MethodDelete:
+		return config.ScopeManage, device, "allow"
+	case word(0) == "deny":
+		return config.ScopeManage, device, "deny"
 	}
 	return config.ScopeSignal, device, r.URL.Query().Get("name")
 }

@@ -74,6 +74,7 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server) error {
 			Connected:    func(s *server.Session) { d.counts.connected(s); d.fleet.Connected(s) },
 			Disconnected: func(s *server.Session, _ error) { d.fleet.Disconnected(s) },
 		},
+		Admit:            d.admit,
 		AuthorizeService: d.authorizeService,
 		Limits: server.Limits{
 			Sessions: cfg.Limits.Sessions, HalfOpen: cfg.Limits.HalfOpen, Streams: cfg.Limits.Streams,
@@ -94,6 +95,8 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server) error {
 		return err
 	}
 	d.fleet.Serve(d.server.Registry())
+	d.fleet.OnDenied(d.server.Recheck)
+	d.guard.OnChange(d.server.Recheck)
 	d.limits = &limit.Peers{Rate: cfg.Limits.DeviceRate, Each: cfg.Limits.StreamRate}
 	if d.services, err = expose.Start(mux, cfg.Services, expose.Options{Logger: d.log, Limits: d.limits}); err != nil {
 		return err

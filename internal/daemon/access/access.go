@@ -2,6 +2,7 @@ package access
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
 	"sync"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/atls-ws/atls-ws/internal/config"
+	"github.com/atls-ws/atls-ws/internal/daemon/admin"
 )
 
 // checkEvery is how often the configuration file is looked at for a change.
@@ -105,7 +107,17 @@ func (g *Guard) Groups() config.Groups { return g.rules.Load().groups }
 // none has. It is not recorded.
 func (g *Guard) Denied(d Device) string { return g.rules.Load().denied(d) }
 
-// OnChange has fn called after the rules were read again.
+// Denials are the entries of deny in the configuration.
+func (g *Guard) Denials() []admin.Denial {
+	var all []admin.Denial
+	rules := g.rules.Load()
+	for i, entry := range rules.deny {
+		all = append(all, admin.Denial{Device: entry, Rule: rules.name(fmt.Sprintf("deny[%d]", i))})
+	}
+	return all
+}
+
+// OnChange has fn called, from the goroutine that Close waits for, after the rules were read again.
 func (g *Guard) OnChange(fn func()) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

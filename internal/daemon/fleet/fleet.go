@@ -114,6 +114,7 @@ type Fleet struct {
 	lastBell atomic.Uint64
 	ringAll  chan struct{}
 	known    *knownDevices
+	denied   *denials
 
 	mu       sync.Mutex
 	closed   bool
@@ -138,6 +139,9 @@ func Open(ctx context.Context, c Config) (*Fleet, error) {
 	f.ctx, f.cancel = context.WithCancel(context.Background())
 	if f.queue, err = s.makeStreams(ctx, &c); err == nil {
 		err = f.listenForBells(ctx)
+	}
+	if err == nil {
+		f.denied, err = openDenials(ctx, f)
 	}
 	if err != nil {
 		f.cancel()
