@@ -11,6 +11,7 @@ import (
 
 	"github.com/atls-ws/atls-ws/internal/daemon/access"
 	"github.com/atls-ws/atls-ws/internal/daemon/admin"
+	"github.com/atls-ws/atls-ws/internal/daemon/events"
 	"github.com/atls-ws/atls-ws/internal/daemon/fleet"
 	"github.com/atls-ws/atls-ws/server"
 )
@@ -24,6 +25,8 @@ type api struct {
 	guard  *access.Guard
 	log    *slog.Logger
 	http   *http.Server
+	events *events.Log
+	emit   func(admin.Event)
 	streams
 }
 
@@ -44,6 +47,8 @@ func (a *api) routes() *table {
 	m.HandleFunc("DELETE /v1/signals/{id}", a.cancelSignal)
 	m.HandleFunc("POST /v1/devices/{id}/services/{service}", a.dial)
 	m.HandleFunc("GET /v1/streams/{stream}", a.stream)
+	m.HandleFunc("GET /v1/events", a.eventStream)
+	m.HandleFunc("POST /v1/events", a.postEvent)
 	m.HandleFunc("GET /v1/groups", a.groups)
 	m.HandleFunc("GET /v1/groups/{group}", a.group)
 	m.HandleFunc("GET /v1/deny", a.denials)

@@ -53,6 +53,7 @@ func (a *api) deny(w http.ResponseWriter, r *http.Request) {
 		replyError(w, err)
 		return
 	}
+	a.emit(admin.Event{Type: admin.TypeDenied, Device: d.Device, Text: d.Reason, By: d.By})
 	a.log.Info("device is denied", "device", d.Device, "by", d.By, "reason", d.Reason)
 	reply(w, http.StatusOK, d)
 }
@@ -69,7 +70,9 @@ func (a *api) allowDevice(w http.ResponseWriter, r *http.Request) {
 		replyError(w, err)
 		return
 	}
-	a.log.Info("device is allowed again", "device", device, "by", operator(r).String())
+	by := operator(r).String()
+	a.emit(admin.Event{Type: admin.TypeAllowed, Device: device, By: by})
+	a.log.Info("device is allowed again", "device", device, "by", by)
 	reply(w, http.StatusOK, denial)
 }
 

@@ -65,25 +65,29 @@ func withOperator(r *http.Request, o access.Operator) *http.Request {
 // allow is the admin API for those who may use it.
 func (d *daemon) allow(api http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		scope, device, target := classify(r)
-		if scope != "" {
-			from := r.RemoteAddr
-			if from == "" || from == "@" {
-				from = "admin socket"
-			}
-			who := operator(r)
-			if !d.guard.Operator(who, from, scope, device, target).Allowed {
-				thing := scope
-				if target != "" {
-					thing += " " + target
-				}
-				reply(w, http.StatusForbidden, admin.Outcome{State: admin.Refused, Code: server.NotAllowed.String(),
-					Text: "the server's rules do not let " + who.String() + " " + thing})
-				return
-			}
+		if scope, device, target := classify(r); scope == "" || permitted(d.guard, w, r, scope, device, target) {
+			api.ServeHTTP(w, r)
 		}
-		api.ServeHTTP(w, r)
 	})
+}
+
+// permitted asks the rules about a request, and answers it when they refuse.
+func permitted(guard *access.Guard, w http.ResponseWriter, r *http.Request, scope, device, target string) bool {
+	from := r.RemoteAddr
+	if from == "" || from == "@" {
+		from = "admin socket"
+	}
+	who := operator(r)
+	if guard.Operator(who, from, scope, device, target).Allowed {
+		return true
+	}
+	thing := scope
+	if target != "" {
+		thing += " " + target
+	}
+	reply(w, http.StatusForbidden, admin.Outcome{State: admin.Refused, Code: server.NotAllowed.String(),
+		Text: "the server's rules do not let " + who.String() + " " + thing})
+	return false
 }
 
 // classify says what a request of the admin API is: by its method and path
@@ -106,6 +110,8 @@ func classify(r *http.Request) (scope, device, target string) {
 	switch {
 	case word(0) == "streams":
 		return "", "", "" // the outcome of what was decided on before
+	case r.Method == http.MethodPost && word(0) == "events" && len(words) == 1:
+		return "", "", "" // postEvent asks: whom it is for is in the event
 	case word(0) == "devices" && word(2) == "services":
 		return config.ScopeDial, device, word(3)
 	case r.Method == http.MethodGet || r.Method == http.MethodHead:

@@ -17,6 +17,7 @@ import (
 	"github.com/atls-ws/atls-ws/internal/config"
 	"github.com/atls-ws/atls-ws/internal/daemon/access"
 	"github.com/atls-ws/atls-ws/internal/daemon/admin"
+	"github.com/atls-ws/atls-ws/internal/daemon/events"
 	"github.com/atls-ws/atls-ws/internal/daemon/fleet"
 	"github.com/atls-ws/atls-ws/internal/expose"
 	"github.com/atls-ws/atls-ws/internal/limit"
@@ -44,6 +45,7 @@ type daemon struct {
 	outerListener net.Listener
 	adminListener *socket
 	listeners     listeners
+	events        *events.Log
 }
 
 func (d *daemon) open(ctx context.Context, cfg *config.Server) error {
@@ -65,14 +67,17 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server) error {
 	if d.fleet, err = fleet.Open(ctx, d.fleetConfig(cfg)); err != nil {
 		return err
 	}
+	d.events = events.New(keptEvents)
+	if err = d.fleet.Events(d.events.Add); err != nil {
+		return err
+	}
 	mux := new(server.Mux)
 	mux.OnSignal(server.AnySignal, d.fleet.FromDevice)
 	c := &server.Config{
 		TLS: inner, Identify: cfg.Identify(), Mux: mux, Origins: cfg.Origins, Logger: d.log,
 		Queue: d.fleet.Queue(),
 		Hooks: server.Hooks{
-			Connected:    func(s *server.Session) { d.counts.connected(s); d.fleet.Connected(s) },
-			Disconnected: func(s *server.Session, _ error) { d.fleet.Disconnected(s) },
+			Connected: d.connected, Disconnected: d.disconnected,
 		},
 		Admit:            d.admit,
 		AuthorizeService: d.authorizeService,
@@ -120,6 +125,7 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server) error {
 	}
 	d.reach = &reach{server: d.server, limits: d.limits, dials: &limit.Peers{Conns: cmp.Or(cfg.Limits.Dials, defaultDials)}}
 	d.admin = newAPI(d.server, d.fleet, &d.counts, d.reach, d.guard, d.log)
+	d.admin.events, d.admin.emit = d.events, d.emit
 	api := d.allow(d.admin.routes())
 	d.admin.http = d.httpServer(api)
 	if err := d.openConsole(ctx, cfg, api); err != nil {
@@ -151,6 +157,7 @@ func (d *daemon) shutdown() {
 	if err := d.server.Shutdown(ctx); err != nil {
 		d.log.Warn("devices were cut off", "err", err)
 	}
+	d.events.Close()
 	_ = d.outer.Shutdown(ctx)
 	_ = d.admin.http.Shutdown(ctx)
 	d.log.Info("stopped")
@@ -179,6 +186,9 @@ func (d *daemon) close() {
 	if d.admin != nil {
 		_ = d.admin.http.Close()
 		d.admin.wait()
+	}
+	if d.events != nil {
+		d.events.Close()
 	}
 	if d.adminListener != nil {
 		_ = d.adminListener.Close()

@@ -11,6 +11,7 @@ package fleet
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -101,6 +102,7 @@ type Fleet struct {
 	log   *slog.Logger
 	store *store
 	queue string // the incarnation of the queues
+	node  string // this process, among those at one NATS
 
 	delivering sync.WaitGroup
 
@@ -131,7 +133,7 @@ func Open(ctx context.Context, c Config) (*Fleet, error) {
 		return nil, err
 	}
 	f := &Fleet{
-		cfg: c, log: c.Logger, store: s,
+		cfg: c, log: c.Logger, store: s, node: rand.Text(),
 		fetching: make(chan struct{}, fetchers), fanning: make(chan struct{}, fanOuts), hooking: make(chan struct{}, hooksAtOnce),
 		hooks:   newHookClient(),
 		ringAll: make(chan struct{}, 1), links: map[string]*link{},

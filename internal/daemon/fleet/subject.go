@@ -17,6 +17,7 @@ const (
 	cloudSubject  = "cloud"  // cloud.<device>.<name>: a signal of the device
 	denySubject   = "deny"   // deny.<device>: that it is denied, or allowed again
 	deniedSubject = "denied" // denied.<device>: the same without data, when it has been stored
+	eventSubject  = "event"  // event.<node>: something that happened there
 )
 
 // token makes one token of a name in printable ASCII: what is not plain is =
