@@ -106,6 +106,10 @@ func (c *console) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if device == "" {
+		if err := http.NewCrossOriginProtection().Check(r); err != nil { // of a page elsewhere, in an operator's browser
+			http.Error(w, err.Error(), http.StatusForbidden)
+			return
+		}
 		if strings.HasPrefix(r.URL.Path, "/v1/") {
 			c.api.ServeHTTP(w, withOperator(r, who))
 			return
