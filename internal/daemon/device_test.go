@@ -22,9 +22,13 @@ import (
 // dial makes a device's session without waiting for the server to know it.
 func (s *site) dial(id string) (*client.Session, error) {
 	pair := must[*pki.Pair](s.t)(s.ca.Device(id, 0))
-	return client.Dial(s.t.Context(), &client.Config{URL: s.url, TLS: &tls.Config{
+	sess, err := client.Dial(s.t.Context(), &client.Config{URL: s.url, TLS: &tls.Config{
 		RootCAs: s.ca.Pool(), ServerName: pki.ServerName, Certificates: []tls.Certificate{must[tls.Certificate](s.t)(pair.TLS())},
 	}})
+	if err == nil {
+		s.t.Cleanup(func() { _ = sess.Close() })
+	}
+	return sess, err
 }
 
 // ended waits for the end of a session and returns why.
@@ -113,6 +117,7 @@ func TestADeniedDeviceIsCutOffAndStaysOut(t *testing.T) {
 		t.Errorf("%+v", about)
 	}
 	// A restart does not let it in.
+	_ = other.Close()
 	if err := s.stop(); err != nil {
 		t.Fatal(err)
 	}
