@@ -157,7 +157,7 @@ func TestGroupsAreListedWithTheirMembers(t *testing.T) {
 	s := start(t, nil)
 	s.connect("d-1", nil)
 	all := must[[]admin.Group](t)(s.admin.Groups(t.Context()))
-	if len(all) != 1 || all[0].Group != "both" || all[0].Count != 2 || all[0].Connected != 1 || !slices.Equal(all[0].Devices, []string{"d-*", "absent"}) || all[0].OU == nil {
+	if len(all) != 1 || all[0].Name != "both" || all[0].Count != 2 || all[0].Connected != 1 || !slices.Equal(all[0].Devices, []string{"d-*", "absent"}) || all[0].OU == nil {
 		t.Errorf("%+v", all)
 	}
 	g := must[*admin.GroupDetail](t)(s.admin.Group(t.Context(), "both"))
