@@ -80,7 +80,7 @@ func follow(c *cli.Context, f *admin.EventFilter, fn func(admin.Event) error) er
 		switch {
 		case errors.Is(err, errEnough):
 			return nil
-		case c.Context.Err() != nil:
+		case c.Err() != nil:
 			return nil // it goes on until it is interrupted
 		case errors.As(err, &outcome) && outcome.State != admin.Unavailable, !reached:
 			return explainAdmin(c, err, "", "")
