@@ -147,7 +147,7 @@ func groupsCommand() *cli.Command {
 			}
 			return table(c, "GROUP\tMEMBERS\tCONNECTED\tDEVICES\tOU", func(t *tabwriter.Writer) {
 				for _, g := range all {
-					_, _ = fmt.Fprintf(t, "%s\t%d\t%d\t%s\t%s\n", cell(g.Group), g.Count, g.Connected, list(g.Devices), list(g.OU))
+					_, _ = fmt.Fprintf(t, "%s\t%d\t%d\t%s\t%s\n", cell(g.Name), g.Count, g.Connected, list(g.Devices), list(g.OU))
 				}
 			})
 		},

@@ -22,13 +22,19 @@ func devicesCommand() *cli.Command {
 		Description: "With DEVICE: also when it is offline, and when it was last seen and what waits for it.\n" +
 			"OUTER is what the device met on the way: a verified certificate, one that it has no reason to\n" +
 			"trust, or, where this server terminates TLS itself, the middlebox that intercepts.",
-		Flags: []cli.Flag{adminFlag(), &cli.BoolFlag{Name: "json", Usage: "as a JSON array, with the whole outer report"}},
+		Flags: []cli.Flag{adminFlag(), &cli.BoolFlag{Name: "watch", Usage: "list them, and then say a line for each that comes or goes, until interrupted"},
+			&cli.BoolFlag{Name: "json", Usage: "as a JSON array, with the whole outer report"}},
 		Action: func(c *cli.Context) error {
 			if err := wantArgs(c, 0, 1); err != nil {
 				return err
 			}
-			if device := c.Args().First(); device != "" {
+			switch device := c.Args().First(); {
+			case device != "" && c.Bool("watch"):
+				return usagef(c, "--watch is for all devices; of one:  atls-ws events --device %s", device)
+			case device != "":
 				return oneDevice(c, device)
+			case c.Bool("watch"):
+				return watchDevices(c)
 			}
 			all, err := adminClient(c).Devices(c.Context)
 			if err != nil {

@@ -105,7 +105,7 @@ func (a *api) members(r *http.Request) (map[string]*admin.GroupDetail, error) {
 	all := map[string]*admin.GroupDetail{}
 	for name, devices := range members {
 		c, named := configured[name]
-		g := &admin.GroupDetail{Group: admin.Group{Group: name, Devices: orEmpty(c.Devices), OU: orEmpty(c.OU)}, Members: []admin.Member{}}
+		g := &admin.GroupDetail{Group: admin.Group{Name: name, Devices: orEmpty(c.Devices), OU: orEmpty(c.OU)}, Members: []admin.Member{}}
 		for _, device := range devices {
 			if !a.guard.Sees(operator(r), device) {
 				continue

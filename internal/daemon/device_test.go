@@ -22,9 +22,13 @@ import (
 // dial makes a device's session without waiting for the server to know it.
 func (s *site) dial(id string) (*client.Session, error) {
 	pair := must[*pki.Pair](s.t)(s.ca.Device(id, 0))
-	return client.Dial(s.t.Context(), &client.Config{URL: s.url, TLS: &tls.Config{
+	sess, err := client.Dial(s.t.Context(), &client.Config{URL: s.url, TLS: &tls.Config{
 		RootCAs: s.ca.Pool(), ServerName: pki.ServerName, Certificates: []tls.Certificate{must[tls.Certificate](s.t)(pair.TLS())},
 	}})
+	if err == nil {
+		s.t.Cleanup(func() { _ = sess.Close() })
+	}
+	return sess, err
 }
 
 // ended waits for the end of a session and returns why.
@@ -113,6 +117,7 @@ func TestADeniedDeviceIsCutOffAndStaysOut(t *testing.T) {
 		t.Errorf("%+v", about)
 	}
 	// A restart does not let it in.
+	_ = other.Close()
 	if err := s.stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -152,7 +157,7 @@ func TestGroupsAreListedWithTheirMembers(t *testing.T) {
 	s := start(t, nil)
 	s.connect("d-1", nil)
 	all := must[[]admin.Group](t)(s.admin.Groups(t.Context()))
-	if len(all) != 1 || all[0].Group != "both" || all[0].Count != 2 || all[0].Connected != 1 || !slices.Equal(all[0].Devices, []string{"d-*", "absent"}) || all[0].OU == nil {
+	if len(all) != 1 || all[0].Name != "both" || all[0].Count != 2 || all[0].Connected != 1 || !slices.Equal(all[0].Devices, []string{"d-*", "absent"}) || all[0].OU == nil {
 		t.Errorf("%+v", all)
 	}
 	g := must[*admin.GroupDetail](t)(s.admin.Group(t.Context(), "both"))

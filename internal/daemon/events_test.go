@@ -93,8 +93,7 @@ func TestEventsContinueAndAreFiltered(t *testing.T) {
 	f := &admin.EventFilter{After: admin.Oldest}
 	s.events(f, last(admin.TypeConnected))
 	place := f.After
-	s.connect("d-2", nil)
-	s.connect("e-1", nil)
+	others := []*client.Session{s.connect("d-2", nil), s.connect("e-1", nil)}
 	_ = sess.Close()
 	all := s.events(f, last(admin.TypeDisconnected))
 	if types(all) != "device.connected device.connected device.disconnected" {
@@ -119,6 +118,9 @@ func TestEventsContinueAndAreFiltered(t *testing.T) {
 	}()
 	if got := <-said; got != "open" {
 		t.Error(got)
+	}
+	for _, o := range others { // else the server waits for them to go
+		_ = o.Close()
 	}
 	if err := s.stop(); err != nil {
 		t.Error(err)
@@ -153,12 +155,17 @@ func TestEventsAreShownToWhoMaySeeTheDevice(t *testing.T) {
 
 func TestEventsAsCloudEvents(t *testing.T) {
 	s := start(t, nil)
-	s.connect("d", nil)
+	sess := s.connect("d", nil)
+	stopped := make(chan struct{})
 	go func() { // the request below ends with the server
+		defer close(stopped)
+		s.events(&admin.EventFilter{After: admin.Oldest}, last(admin.TypeConnected))
 		time.Sleep(100 * time.Millisecond)
+		_ = sess.Close()
 		_ = s.stop()
 	}()
 	resp, body := s.raw(http.MethodGet, "/v1/events?after=oldest", http.Header{"Accept": {"text/event-stream, application/cloudevents+json"}}, "")
+	<-stopped
 	if resp.StatusCode != http.StatusOK || resp.Header.Get("Content-Type") != "text/event-stream" {
 		t.Fatalf("%s %v", resp.Status, resp.Header)
 	}

@@ -33,7 +33,7 @@ type Denial struct {
 
 // Group is a group of devices.
 type Group struct {
-	Group     string   `json:"group"`
+	Name      string   `json:"group"`
 	Devices   []string `json:"devices"`   // that the configuration names: ids and patterns
 	OU        []string `json:"ou"`        // organizational units that it names
 	Count     int      `json:"count"`     // members that are known
