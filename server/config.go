@@ -104,6 +104,11 @@ type Config struct {
 	// with its text, a *RefusedError as it is. It is called before it is known
 	// whether the service exists.
 	AuthorizeService func(ctx context.Context, device, service string) error
+	// Keys gets the keys of each device's sealed requests, for OpenSealed; nil:
+	// there are none. KeyLifetime is how long they work after the session's end;
+	// one hour.
+	Keys        KeyStore
+	KeyLifetime time.Duration
 	// Origins are the browser origins that may connect; none by default.
 	Origins []string
 	Limits  Limits

@@ -66,14 +66,17 @@ func (h *hosted) close() {
 
 type peerKey struct{}
 
-// Device returns the id of the device that a signal handler's or a hosted
-// request's context belongs to.
+// Device returns the id of the device that the context of a signal handler, of a
+// hosted request or of a request that OpenSealed opened belongs to.
 func Device(ctx context.Context) (string, bool) {
 	if s, ok := FromContext(ctx); ok {
 		return s.Device(), true
 	}
 	if p, ok := ctx.Value(peerKey{}).(*httpPeer); ok {
 		return p.device, true
+	}
+	if device, ok := ctx.Value(sealedDeviceKey{}).(string); ok {
+		return device, true
 	}
 	return "", false
 }

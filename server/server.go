@@ -64,6 +64,9 @@ func New(c *Config) (*Server, error) {
 	s.registry.sessions = map[string][]*Session{}
 	s.cfg.TLS = c.TLS.Clone()
 	s.cfg.Limits = c.Limits.complete()
+	if s.cfg.KeyLifetime <= 0 {
+		s.cfg.KeyLifetime = time.Hour
+	}
 	if s.cfg.Identify == nil {
 		s.cfg.Identify = Identify
 	}
@@ -85,6 +88,9 @@ func New(c *Config) (*Server, error) {
 			return nil, fmt.Errorf("server: %w", err)
 		}
 		s.hosted = h
+	}
+	if s.cfg.Keys != nil {
+		s.wg.Go(s.renewKeys)
 	}
 	return s, nil
 }
@@ -148,6 +154,9 @@ func (s *Server) serve(conn net.Conn, r *http.Request, bound time.Duration) (rea
 			}
 			if err != nil {
 				return "", fmt.Errorf("device id: %w", err)
+			}
+			if !hello.Probe {
+				s.putKey(ctx, cs, device) // before the device can use it
 			}
 			return device, nil
 		},

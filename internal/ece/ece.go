@@ -19,8 +19,10 @@ const Coding = "aes128gcm"
 const (
 	// SaltSize is the length of a salt.
 	SaltSize = 16
-	// MinRecord and MaxRecord bound the record size; the latter is ours.
-	MinRecord, MaxRecord = 18, 64 << 10
+	// MinRecord is the least record size.
+	MinRecord = 18
+	// MaxRecord is the largest one that is taken: a bound of ours.
+	MaxRecord = 64 << 10
 	// MaxKeyID is the longest key id.
 	MaxKeyID = 255
 

@@ -74,12 +74,10 @@ func (r *Reader) Read(p []byte) (int, error) {
 func (r *Reader) next() ([]byte, error) {
 	if r.done {
 		// A byte beyond the last record is not the sender's.
-		switch _, err := io.ReadFull(r.r, r.record[:1]); {
-		case err == nil:
-			return nil, fmt.Errorf("%w: more after the last record", ErrFormat)
-		default:
+		if _, err := io.ReadFull(r.r, r.record[:1]); err != nil {
 			return nil, err
 		}
+		return nil, fmt.Errorf("%w: more after the last record", ErrFormat)
 	}
 	n, err := io.ReadFull(r.r, r.record)
 	switch {
