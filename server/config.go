@@ -98,6 +98,8 @@ type Config struct {
 	// which the outer chain that the device met validates, and no others. A
 	// certificate that a device reported is never served for that.
 	Anchors []AnchorSet
+	// Enrollment lets devices enroll at the service http; nil: none can.
+	Enrollment *Enrollment
 	// AuthorizeService decides on each connection of a device to a service of the
 	// Mux or to Handler; nil allows all. ctx is the session's: FromContext and
 	// ConnectionState work on it. An error is told to the device as not allowed,

@@ -204,7 +204,9 @@ func (s *Server) renewKeys() {
 			}
 		}
 		for p := range s.httpPeers {
-			all = append(all, one{p.ConnectionState(), p.device})
+			if p.guest == nil {
+				all = append(all, one{p.ConnectionState(), p.device})
+			}
 		}
 		s.mu.Unlock()
 		for _, o := range all {
