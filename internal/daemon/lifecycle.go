@@ -59,6 +59,10 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server) error {
 	if err != nil {
 		return err
 	}
+	enroll, err := enrollment(cfg, d.log)
+	if err != nil {
+		return err
+	}
 	if d.fleet, err = fleet.Open(ctx, fleetConfig(cfg, d.log)); err != nil {
 		return err
 	}
@@ -69,7 +73,7 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server) error {
 	mux.OnSignal(server.AnySignal, d.fleet.FromDevice)
 	c := &server.Config{
 		TLS: inner, Identify: cfg.Identify(), Mux: mux, Origins: cfg.Origins, Logger: d.log,
-		Queue: d.fleet.Queue(),
+		Queue: d.fleet.Queue(), Enrollment: enroll,
 		Hooks: server.Hooks{
 			Connected:    func(s *server.Session) { d.counts.connected(s); d.fleet.Connected(s) },
 			Disconnected: func(s *server.Session, _ error) { d.fleet.Disconnected(s) },

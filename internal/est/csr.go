@@ -29,9 +29,9 @@ const (
 	// Attributes is that which says what to ask for.
 	Attributes = "csrattrs"
 
-	// CSRType is the content type of a request to enroll, AttributesType that of
-	// the answer to csrattrs.
-	CSRType        = "application/pkcs10"
+	// CSRType is the content type of a request to enroll.
+	CSRType = "application/pkcs10"
+	// AttributesType is that of the answer to csrattrs.
 	AttributesType = "application/csrattrs"
 
 	// MaxCSR bounds the body of a request, in bytes.
