@@ -1,7 +1,7 @@
 // Package est has what both ends need of Enrollment over Secure Transport (RFC
-// 7030, clarified by RFC 8951): the certs-only answer of /cacerts, and what a
-// trust anchor and a request for a certificate have to be. It verifies no chain;
-// only Asker does I/O, by the transport that it is given.
+// 7030, clarified by RFC 8951): the certs-only answer of /cacerts, what a trust
+// anchor and a request for a certificate have to be, and signed messages. Only
+// Asker does I/O, by the transport that it is given.
 package est
 
 import (
