@@ -34,7 +34,7 @@ type Enrollment struct {
 	// enrollment alone. It says whether the token is the device's, and uses it up
 	// in the same step, but for the key with the sum spki (SHA-256 of the
 	// SubjectPublicKeyInfo): a device whose answer was lost asks again. nil: no
-	// device comes without a certificate.
+	// device comes without a certificate. TLS.VerifyConnection sees these too.
 	Token func(ctx context.Context, device, token string, spki [32]byte) error
 	// Allow decides on each request; nil allows all. Its error is told.
 	Allow func(ctx context.Context, r *EnrollRequest) error

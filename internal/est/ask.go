@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/x509"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -103,6 +104,13 @@ func (a *Asker) ask(ctx context.Context, method, operation string, csr []byte) (
 	if kind != "application/pkcs7-mime" {
 		return nil, date, fmt.Errorf("%w: content type %q", ErrMalformed, kind)
 	}
-	certs, err = DecodeBody(body)
+	if len(body) > MaxBody {
+		return nil, date, fmt.Errorf("%w: more than %d bytes", ErrTooLarge, MaxBody)
+	}
+	der, err := base64.StdEncoding.AppendDecode(nil, body)
+	if err != nil {
+		return nil, date, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	certs, err = ParseCerts(der)
 	return certs, date, err
 }
