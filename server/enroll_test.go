@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -24,6 +25,7 @@ import (
 
 	"github.com/atls-ws/atls-ws/client"
 	"github.com/atls-ws/atls-ws/internal/est"
+	"github.com/atls-ws/atls-ws/internal/middlebox"
 	"github.com/atls-ws/atls-ws/internal/pki"
 	"github.com/atls-ws/atls-ws/server"
 )
@@ -451,5 +453,28 @@ func TestServerWithoutEnrollment(t *testing.T) {
 	o.Factory = &c.TLS.Certificates[0]
 	if _, err := p.enroll(p.bare(), o); !errors.Is(err, client.ErrNoEnrollment) {
 		t.Errorf("by a certificate: %v", err)
+	}
+}
+
+func TestDeviceEnrollsThroughAMiddlebox(t *testing.T) {
+	p := newPlant(t, nil)
+	box, err := middlebox.Listen("127.0.0.1:0", &middlebox.Config{Record: 64 << 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = box.Close() })
+	for _, carrier := range []client.Carrier{client.CarrierWebSocket, client.CarrierPOST} {
+		o, c := p.files(), p.bare()
+		o.CertFile, o.KeyFile = o.CertFile+string(carrier), o.KeyFile+string(carrier)
+		c.Proxy, c.Carrier = http.ProxyURL(box.URL()), carrier
+		o.Factory = p.idevid("pump-7")
+		if _, err := p.enroll(c, o); err != nil {
+			t.Errorf("%s: %v", carrier, err)
+		}
+	}
+	for _, e := range box.Exchanges() {
+		if bytes.Contains(e.Sent, []byte("simpleenroll")) || bytes.Contains(e.Sent, []byte("pump-7")) {
+			t.Error("the box could read it")
+		}
 	}
 }

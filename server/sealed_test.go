@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/atls-ws/atls-ws/client"
 	"github.com/atls-ws/atls-ws/internal/middlebox"
+	"github.com/atls-ws/atls-ws/internal/sealed"
 	"github.com/atls-ws/atls-ws/server"
 )
 
@@ -439,6 +441,54 @@ func TestClientSealsOverItsOuterHop(t *testing.T) {
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if b, err := io.ReadAll(resp.Body); err != nil || string(b) != "GET of pump-7" {
+		t.Errorf("%q, %v", b, err)
+	}
+}
+
+// A peer with a TLS stack and nothing else does the handshake, and then sends
+// ordinary requests.
+func TestPeerOfTheHTTPProtocolSeals(t *testing.T) {
+	store := server.NewMemoryKeys(0)
+	in := newSite(t, &server.Config{Keys: store, Handler: http.NotFoundHandler()})
+	conn := in.httpPeer(t, carriers["post"](t, in), "meter-1")
+	if err := conn.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	req, err := http.NewRequest(http.MethodHead, "http://x/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := req.Write(conn); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := http.ReadResponse(bufio.NewReader(conn), req); err != nil { // the server has taken it
+		t.Fatal(err)
+	}
+	state := conn.ConnectionState()
+	keys, err := sealed.Derive(state.ExportKeyingMaterial)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := keys.SealRequest(sealed.Request{Counter: 1, Method: "GET", Target: "/x"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := httptest.NewRequest(http.MethodGet, "/x", nil)
+	value, err := s.Value()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set(sealed.Header, value)
+	w := httptest.NewRecorder()
+	server.OpenSealed(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		device, _ := server.Device(r.Context())
+		_, _ = io.WriteString(w, device)
+	}), store).ServeHTTP(w, r)
+	m, err := keys.OpenAnswer(w.Body, 1, w.Code)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := io.ReadAll(m.Body); err != nil || string(b) != "meter-1" {
 		t.Errorf("%q, %v", b, err)
 	}
 }
