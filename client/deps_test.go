@@ -61,13 +61,16 @@ internal/answer:
 internal/deadline:
 internal/proto:
 internal/est:
+internal/ece:
+internal/sealed: internal/ece
+internal/voucher: internal/est
 internal/outer: internal/answer
 internal/pki: internal/proto
 wsconn: internal/answer internal/deadline internal/outer
 postconn: internal/answer internal/deadline internal/outer
-internal/session: internal/proto
-client: internal/answer internal/est internal/outer internal/proto internal/session postconn wsconn
-server: internal/est internal/outer internal/proto internal/session postconn wsconn
+internal/session: internal/proto internal/sealed
+client: internal/answer internal/est internal/outer internal/proto internal/sealed internal/session internal/voucher postconn wsconn
+server: internal/est internal/outer internal/proto internal/sealed internal/session postconn wsconn
 internal/config: internal/est internal/outer internal/pki internal/proto
 internal/limit:
 internal/udp: internal/proto

@@ -69,3 +69,22 @@ func ExampleBootstrap() {
 	}
 	log.Print("behind ", trust.Issuer, ", with ", len(trust.Anchors), " anchors")
 }
+
+// Ordinary requests that a middlebox passes and cannot read, outside the session
+// and perhaps answered by another node than the one that holds it.
+func ExampleClient_SealedTransport() {
+	var inner *tls.Config // RootCAs, ServerName, Certificates
+	c, err := client.New(&client.Config{URL: "https://cloud.example", TLS: inner})
+	if err != nil {
+		log.Fatal(err)
+	}
+	go func() { log.Print(c.Run(context.Background())) }()
+	tr := c.SealedTransport(nil)
+	defer tr.CloseIdleConnections()
+	resp, err := (&http.Client{Transport: tr}).Get("https://api.cloud.example/orders/7") // server.OpenSealed answers
+	if err != nil {
+		log.Print(err)
+		return
+	}
+	_ = resp.Body.Close()
+}

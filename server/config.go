@@ -102,12 +102,19 @@ type Config struct {
 	// which the outer chain that the device met validates, and no others. A
 	// certificate that a device reported is never served for that.
 	Anchors []AnchorSet
+	// Enrollment lets devices enroll at the service http; nil: none can.
+	Enrollment *Enrollment
 	// AuthorizeService decides on each connection of a device to a service of the
 	// Mux or to Handler; nil allows all. ctx is the session's: FromContext and
 	// ConnectionState work on it. An error is told to the device as not allowed,
 	// with its text, a *RefusedError as it is. It is called before it is known
 	// whether the service exists.
 	AuthorizeService func(ctx context.Context, device, service string) error
+	// Keys gets the keys of each device's sealed requests, for OpenSealed; nil:
+	// there are none. KeyLifetime is how long they work after the session's end;
+	// one hour.
+	Keys        KeyStore
+	KeyLifetime time.Duration
 	// Origins are the browser origins that may connect; none by default.
 	Origins []string
 	Limits  Limits

@@ -40,3 +40,20 @@ func Example() {
 	web := &http.Server{Addr: ":443", ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second}
 	log.Fatal(web.ListenAndServeTLS("web.pem", "web-key.pem"))
 }
+
+// A web server that answers what devices seal with the keys of their sessions. It
+// may be another process than the one that holds the sessions, with a KeyStore
+// that both share.
+func ExampleOpenSealed() {
+	var inner *tls.Config // Certificates, ClientCAs
+	keys := server.NewMemoryKeys(0)
+	s, err := server.New(&server.Config{TLS: inner, Keys: keys})
+	if err != nil {
+		log.Fatal(err)
+	}
+	http.Handle(server.DefaultPath, s)
+	http.Handle("/orders/", server.OpenSealed(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		device, _ := server.Device(r.Context())
+		_, _ = fmt.Fprintln(w, "orders of", device)
+	}), keys))
+}

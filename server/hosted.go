@@ -66,14 +66,17 @@ func (h *hosted) close() {
 
 type peerKey struct{}
 
-// Device returns the id of the device that a signal handler's or a hosted
-// request's context belongs to.
+// Device returns the id of the device that the context of a signal handler, of a
+// hosted request or of a request that OpenSealed opened belongs to.
 func Device(ctx context.Context) (string, bool) {
 	if s, ok := FromContext(ctx); ok {
 		return s.Device(), true
 	}
-	if p, ok := ctx.Value(peerKey{}).(*httpPeer); ok {
+	if p, ok := ctx.Value(peerKey{}).(*httpPeer); ok && p.guest == nil {
 		return p.device, true
+	}
+	if device, ok := ctx.Value(sealedDeviceKey{}).(string); ok {
+		return device, true
 	}
 	return "", false
 }
@@ -95,6 +98,7 @@ func ConnectionState(ctx context.Context) (tls.ConnectionState, bool) {
 type httpPeer struct {
 	*tls.Conn
 	device string
+	guest  *guest // nil: a device
 	once   sync.Once
 	ended  chan struct{}
 }
@@ -112,9 +116,9 @@ func newHTTPPeer(ctx context.Context, in *session.Inner) (*httpPeer, error) {
 func (p *httpPeer) Device() string { return p.device }
 
 // refuse answers the peer's first request, whatever it is, and ends the connection.
-func (p *httpPeer) refuse(err error) {
+func (p *httpPeer) refuse(status int, err error) {
 	text := err.Error() + "\n"
-	_, _ = fmt.Fprintf(p, "HTTP/1.1 403 Forbidden\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", len(text), text)
+	_, _ = fmt.Fprintf(p, "HTTP/1.1 %d %s\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", status, http.StatusText(status), len(text), text)
 	_ = p.Close()
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/subtle"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -36,6 +37,8 @@ type Server struct {
 	anchors  anchors
 	post     *postconn.Handler
 
+	operational *x509.CertPool // authorities of devices, without those of the factory
+
 	ctx    context.Context // ends what is half open
 	cancel context.CancelFunc
 
@@ -43,6 +46,7 @@ type Server struct {
 	closed    bool
 	halfOpen  int
 	httpPeers map[*httpPeer]struct{}
+	guests    int // of them
 	live      map[*Session]struct{}
 	wg        sync.WaitGroup
 }
@@ -64,6 +68,9 @@ func New(c *Config) (*Server, error) {
 	s.registry.sessions = map[string][]*Session{}
 	s.cfg.TLS = c.TLS.Clone()
 	s.cfg.Limits = c.Limits.complete()
+	if s.cfg.KeyLifetime <= 0 {
+		s.cfg.KeyLifetime = time.Hour
+	}
 	if s.cfg.Identify == nil {
 		s.cfg.Identify = Identify
 	}
@@ -75,9 +82,15 @@ func New(c *Config) (*Server, error) {
 	}
 	s.post = postconn.NewHandler(&postconn.HandlerOptions{Accept: s.servePost, Admit: s.enter, MaxConns: s.cfg.Limits.Sessions})
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	if err := s.prepareEnrollment(); err != nil {
+		return nil, fmt.Errorf("server: %w", err)
+	}
 	app := c.Handler
 	if len(s.anchors) > 0 {
 		app = s.withAnchors(app)
+	}
+	if c.Enrollment != nil {
+		app = s.withEnrollment(app)
 	}
 	if app != nil {
 		h, err := host(&s.cfg, app)
@@ -85,6 +98,9 @@ func New(c *Config) (*Server, error) {
 			return nil, fmt.Errorf("server: %w", err)
 		}
 		s.hosted = h
+	}
+	if s.cfg.Keys != nil {
+		s.wg.Go(s.renewKeys)
 	}
 	return s, nil
 }
@@ -133,14 +149,20 @@ func (s *Server) servePost(conn *postconn.Conn, r *http.Request) {
 func (s *Server) serve(conn net.Conn, r *http.Request, bound time.Duration) (ready bool) {
 	ctx, cancel := context.WithTimeoutCause(s.ctx, bound, fmt.Errorf("not ready within %s", bound))
 	defer cancel()
+	var guest *guest
 	in, err := session.Accept(ctx, conn, &session.Config{
 		TLS: s.cfg.TLS, Mux: s.cfg.Mux, Logger: s.cfg.Logger.With("remote", r.RemoteAddr),
 		Streams: s.cfg.Limits.Streams, Keepalive: s.cfg.Limits.Keepalive, HTTP: slices.Contains(s.cfg.Mux.Services(), ServiceHTTP), Queue: s.cfg.Queue,
+		Guests:    s.cfg.Enrollment != nil && s.cfg.Enrollment.Token != nil,
 		Authorize: s.cfg.AuthorizeService,
 		Admit: func(cs tls.ConnectionState, hello *Hello) (string, error) {
 			markIntercepted(hello.Outer, r.TLS)
 			if len(s.anchors) == 0 && hello.Outer != nil {
 				hello.Outer = hello.Outer.WithoutDER() // nothing will be chosen by it
+			}
+			var err error
+			if guest, err = s.guest(cs); err != nil || guest != nil {
+				return fmt.Sprint(guest), err
 			}
 			device, err := s.cfg.Identify(cs)
 			if err == nil {
@@ -149,12 +171,19 @@ func (s *Server) serve(conn net.Conn, r *http.Request, bound time.Duration) (rea
 			if err != nil {
 				return "", fmt.Errorf("device id: %w", err)
 			}
-			return device, s.admit(device, cs)
+			if err := s.admit(device, cs); err != nil {
+				return "", err
+			}
+			if !hello.Probe {
+				s.putKey(ctx, cs, device) // before the device can use it
+			}
+			return device, nil
 		},
 	})
 	if err == nil && in.IsHTTP() {
 		var peer *httpPeer
 		if peer, err = newHTTPPeer(ctx, in); err == nil {
+			peer.guest = guest
 			return s.adoptHTTP(peer, r.RemoteAddr)
 		}
 	}
@@ -287,9 +316,12 @@ func (s *Server) adoptHTTP(p *httpPeer, remote string) bool {
 	s.mu.Unlock()
 	log := s.cfg.Logger.With("device", p.device, "protocol", proto.ALPNHTTP)
 	log.Info("device connected", "remote", remote)
-	if err := s.authorizeHTTP(p); err != nil {
+	leave, room := s.enterGuest(p)
+	if err := s.authorizeHTTP(p); !room {
+		p.refuse(http.StatusServiceUnavailable, errors.New("too many devices are enrolling now"))
+	} else if err != nil {
 		log.Info("stream refused", "service", ServiceHTTP, "err", err)
-		p.refuse(err)
+		p.refuse(http.StatusForbidden, err)
 	} else if err := session.Offer(s.cfg.Mux, ServiceHTTP, p); err != nil {
 		log.Warn("service does not accept", "service", ServiceHTTP, "err", err)
 		_ = p.Close()
@@ -298,6 +330,7 @@ func (s *Server) adoptHTTP(p *httpPeer, remote string) bool {
 	go func() {
 		defer s.wg.Done()
 		<-p.ended
+		leave()
 		s.mu.Lock()
 		delete(s.httpPeers, p)
 		s.mu.Unlock()
@@ -308,7 +341,7 @@ func (s *Server) adoptHTTP(p *httpPeer, remote string) bool {
 
 // authorizeHTTP decides on a peer of atls-http/1 as on a stream to the service http.
 func (s *Server) authorizeHTTP(p *httpPeer) error {
-	if s.cfg.AuthorizeService == nil {
+	if s.cfg.AuthorizeService == nil || p.guest != nil { // who gets to enrollment, which decides
 		return nil
 	}
 	return s.cfg.AuthorizeService(context.WithValue(s.ctx, peerKey{}, p), p.device, ServiceHTTP)

@@ -36,8 +36,9 @@ func bootstrapCommand() *cli.Command {
 		Usage: "get the anchors of this network's middlebox from the service, for every HTTPS client of this device",
 		Description: "The service is asked inside the end-to-end session, and gives only what its operator has\n" +
 			"configured for the certificate that this device meets. The file is replaced in one step, after\n" +
-			"a new connection has verified strictly with it; whatever fails, the old one stays.",
-		Flags:  append(flags, logFlags()...),
+			"a new connection has verified strictly with it; whatever fails, the old one stays.\n" +
+			"With --voucher the device first learns whom to trust inside; without --out that is all.",
+		Flags:  append(append(flags, voucherFlags()...), logFlags()...),
 		Action: runBootstrap,
 	}
 }
@@ -45,6 +46,11 @@ func bootstrapCommand() *cli.Command {
 func runBootstrap(c *cli.Context) error {
 	if err := wantArgs(c, 0, 0); err != nil {
 		return err
+	}
+	if c.IsSet("voucher") {
+		if err := runVoucher(c); err != nil || !c.IsSet("out") {
+			return err
+		}
 	}
 	cfg, err := deviceConfig(c)
 	if err != nil {

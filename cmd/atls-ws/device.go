@@ -13,6 +13,11 @@ import (
 
 func deviceCommand() *cli.Command {
 	flags := append(append(roleFlags("configs/device.yaml"), sessionFlags()...),
+		&cli.BoolFlag{Name: "enroll", Usage: "get the certificate of --cert and --key from the server where it is missing, and renew it"},
+		&cli.StringFlag{Name: "enroll-token", Usage: "`FILE` with a one-time token to enroll with"},
+		&cli.StringFlag{Name: "enroll-id", Usage: "`ID` of the device to enroll (default: that of the factory certificate)"},
+		&cli.StringFlag{Name: "factory-cert", Usage: "`FILE` with the certificate that the device was made with, to enroll with"},
+		&cli.StringFlag{Name: "factory-key", Usage: "`FILE` with its key"},
 		&cli.BoolFlag{Name: "once", Usage: "end with the first session instead of reconnecting; exit 1 says why on stderr"},
 		&cli.StringFlag{Name: "outer", Usage: "report accepts any outer certificate and reports it, verify refuses one that does not verify, pin one without a pinned key (default: verify with --outer-roots, else report)"},
 		&cli.StringSliceFlag{Name: "outer-pin", Usage: "`KEY` for --outer pin: sha256/ and the base64 of the sum of a SubjectPublicKeyInfo"},
@@ -37,7 +42,7 @@ func deviceCommand() *cli.Command {
 
 var deviceFields = map[string]string{
 	"url": "url", "inner.cert": "cert", "inner.key": "key", "inner.ca": "ca", "inner.server_name": "server-name",
-	"carrier": "carrier", "outer.policy": "outer", "outer.pins": "outer-pin", "outer.roots": "outer-roots", "proxy": "proxy", "state": "state", "log.level": "log-level", "log.format": "log-format",
+	"carrier": "carrier", "outer.policy": "outer", "outer.pins": "outer-pin", "outer.roots": "outer-roots", "proxy": "proxy", "state": "state", "enroll.token": "enroll-token", "enroll.device": "enroll-id", "enroll.factory_cert": "factory-cert", "enroll.factory_key": "factory-key", "log.level": "log-level", "log.format": "log-format",
 }
 
 func runDevice(c *cli.Context) error {
@@ -92,6 +97,7 @@ func readDevice(c *cli.Context) (*config.Device, error) {
 	overlay(c, map[string]*string{
 		"url": &cfg.URL, "cert": &cfg.Inner.Cert, "key": &cfg.Inner.Key, "ca": &cfg.Inner.CA, "server-name": &cfg.Inner.ServerName,
 		"carrier": &cfg.Carrier, "outer": &cfg.Outer.Policy, "outer-roots": &cfg.Outer.Roots, "proxy": &cfg.Proxy, "state": &cfg.State,
+		"enroll-token": &cfg.Enroll.Token, "enroll-id": &cfg.Enroll.Device, "factory-cert": &cfg.Enroll.FactoryCert, "factory-key": &cfg.Enroll.FactoryKey,
 		"log-level": &cfg.Log.Level, "log-format": &cfg.Log.Format,
 	})
 	return cfg, err
@@ -103,6 +109,7 @@ func deviceConfig(c *cli.Context) (*config.Device, error) {
 	if cfg == nil {
 		return nil, readErr
 	}
+	cfg.Enroll.On = cfg.Enroll.On || c.Bool("enroll")
 	if c.IsSet("outer-pin") {
 		cfg.Outer.Pins = c.StringSlice("outer-pin")
 	}

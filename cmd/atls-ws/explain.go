@@ -22,9 +22,13 @@ func explain(err error, cfg *config.Device) error {
 	var alert *client.AlertError
 	var refused *client.RefusedError
 	var both *client.CarriersError
-	switch {
-	case err == nil:
+	if err == nil {
 		return nil
+	}
+	if said := explainEnroll(err, cfg); said != nil {
+		return said
+	}
+	switch {
 	case errors.As(err, &both):
 		return explainBoth(both, cfg)
 	case errors.Is(err, client.ErrReplaced):

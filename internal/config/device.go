@@ -39,6 +39,8 @@ type Device struct {
 	Carrier string `yaml:"carrier"`
 	// Inner is the end-to-end TLS. Required.
 	Inner DeviceInner `yaml:"inner"`
+	// Enroll is how the device comes by its certificate; by default it has one.
+	Enroll DeviceEnroll `yaml:"enroll"`
 	// Outer is the TLS to whoever answers.
 	Outer DeviceOuter `yaml:"outer"`
 	// Proxy is the URL of the proxy, "direct" for none, or empty for the
@@ -146,7 +148,8 @@ func parseDevice(data []byte, path string) (*Device, error) {
 		return nil, err
 	}
 	d.src = src
-	rebase(filepath.Dir(path), &d.Inner.Cert, &d.Inner.Key, &d.Inner.CA, &d.Outer.Roots, &d.State)
+	rebase(filepath.Dir(path), &d.Inner.Cert, &d.Inner.Key, &d.Inner.CA, &d.Outer.Roots, &d.State,
+		&d.Enroll.Token, &d.Enroll.FactoryCert, &d.Enroll.FactoryKey)
 	return d, err
 }
 
@@ -171,6 +174,7 @@ func (d *Device) Validate() error {
 	if d.Proxy != "" && d.Proxy != ProxyDirect {
 		c.url("proxy", d.Proxy, "http", "https", "socks5", "socks5h")
 	}
+	c.deviceEnroll(d)
 	c.services(d.Services, d.AllowExec)
 	c.forwards(d.Forwards)
 	c.notNegative("limits.streams", int64(d.Limits.Streams))

@@ -34,6 +34,8 @@ type Server struct {
 	Path string `yaml:"path"`
 	// Inner is the end-to-end TLS. Required.
 	Inner ServerInner `yaml:"inner"`
+	// Enroll is how devices come by their certificates; by default they do not.
+	Enroll Enroll `yaml:"enroll"`
 	// Admin is the path of the unix socket of the admin API; empty leaves the
 	// choice to the daemon.
 	Admin string `yaml:"admin"`
@@ -98,6 +100,10 @@ type ServerInner struct {
 	// Identity says which name in a certificate is the device's id. Empty: the
 	// first there is of uri, dns, serial and cn.
 	Identity string `yaml:"identity"`
+	// FactoryCA is the PEM file of the authorities, with their roots, of the
+	// certificates that devices are made with: those get to enrollment and to
+	// nothing else.
+	FactoryCA string `yaml:"factory_ca"`
 }
 
 // Limits bound what devices can use; 0 is the server package's default.
@@ -154,8 +160,9 @@ func parseServer(data []byte, path string) (*Server, error) {
 	}
 	s.src = src
 	rebase(filepath.Dir(path), &s.Outer.Cert, &s.Outer.Key,
-		&s.Inner.Cert, &s.Inner.Key, &s.Inner.ClientCA, &s.Admin, &s.Data, &s.NATS.Credentials, &s.NATS.CA,
+		&s.Inner.Cert, &s.Inner.Key, &s.Inner.ClientCA, &s.Inner.FactoryCA, &s.Admin, &s.Data, &s.NATS.Credentials, &s.NATS.CA,
 		&s.Console.Cert, &s.Console.Key, &s.Console.ClientsCA, &s.Console.Tokens, &s.Audit)
+	rebase(filepath.Dir(path), &s.Enroll.Cert, &s.Enroll.Key, &s.Enroll.UpstreamCert, &s.Enroll.UpstreamKey, &s.Enroll.UpstreamCA, &s.Enroll.Tokens)
 	for name, file := range s.Anchors {
 		rebase(filepath.Dir(path), &file)
 		s.Anchors[name] = file
@@ -187,6 +194,7 @@ func (s *Server) Validate() error {
 	if _, taken := s.Services[serviceHTTP]; taken && len(s.Anchors) > 0 {
 		c.add("services."+serviceHTTP, "cannot be used with anchors, which devices get there: give the service another name")
 	}
+	c.enroll(s)
 	c.fleet(s)
 	c.routes(s.Routes, s.Services)
 	c.listeners(s.Listeners)

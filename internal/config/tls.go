@@ -104,7 +104,7 @@ func (d *Device) Check() error {
 	if err := d.Validate(); err != nil {
 		return err
 	}
-	_, inner := d.TLS()
+	inner := d.checkTLS()
 	_, roots := d.OuterRoots()
 	return errors.Join(inner, roots)
 }
@@ -202,5 +202,5 @@ func (s *Server) Check() error {
 	if s.Console != (Console{}) {
 		_, console = s.Console.TLS()
 	}
-	return errors.Join(inner, outer, anchors, console)
+	return errors.Join(inner, outer, anchors, console, s.checkEnroll())
 }

@@ -61,6 +61,10 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server) error {
 	if err != nil {
 		return err
 	}
+	enroll, err := enrollment(cfg, d.log)
+	if err != nil {
+		return err
+	}
 	if d.guard, err = access.Open(cfg, d.file, d.log); err != nil {
 		return &StartError{fmt.Errorf("audit: %w", err), "name a file that can be written to, or remove audit from the configuration"}
 	}
@@ -75,7 +79,7 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server) error {
 	mux.OnSignal(server.AnySignal, d.fleet.FromDevice)
 	c := &server.Config{
 		TLS: inner, Identify: cfg.Identify(), Mux: mux, Origins: cfg.Origins, Logger: d.log,
-		Queue: d.fleet.Queue(),
+		Queue: d.fleet.Queue(), Enrollment: enroll,
 		Hooks: server.Hooks{
 			Connected: d.connected, Disconnected: d.disconnected,
 		},

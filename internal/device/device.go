@@ -2,8 +2,10 @@ package device
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/atls-ws/atls-ws/client"
@@ -49,6 +51,16 @@ func Run(ctx context.Context, cfg *config.Device, o Options) error {
 	defer f.wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	if cfg.Enroll.On {
+		e, err := enroll(ctx, cc, cfg, o)
+		if err != nil {
+			return stopped(ctx, err)
+		}
+		var keeping sync.WaitGroup
+		keeping.Go(func() { _ = e.Keep(ctx) })
+		defer keeping.Wait()
+		defer cancel()
+	}
 	if o.Once {
 		return once(ctx, cc, &f, cfg.Forwards)
 	}
@@ -60,9 +72,13 @@ func Run(ctx context.Context, cfg *config.Device, o Options) error {
 		return err
 	}
 	f.serve(ctx, o.Logger)
-	err = c.Run(ctx)
+	return stopped(ctx, c.Run(ctx))
+}
+
+// stopped is err, or nil when ctx is why: asked to stop, done.
+func stopped(ctx context.Context, err error) error {
 	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
-		return nil // asked to stop: done
+		return nil
 	}
 	return err
 }
@@ -70,7 +86,7 @@ func Run(ctx context.Context, cfg *config.Device, o Options) error {
 // Bootstrap is client.Bootstrap with a device's configuration, whose outer
 // policy and roots it does not use. cfg has been validated.
 func Bootstrap(ctx context.Context, cfg *config.Device, file string, o Options) (*client.Trust, error) {
-	cc, err := sessionConfig(cfg, o)
+	cc, err := sessionConfig(cfg, o, cfg.TLS)
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +94,11 @@ func Bootstrap(ctx context.Context, cfg *config.Device, file string, o Options) 
 }
 
 func clientConfig(cfg *config.Device, o Options) (*client.Config, error) {
-	cc, err := sessionConfig(cfg, o)
+	load := cfg.TLS
+	if cfg.Enroll.On {
+		load = cfg.EnrollTLS
+	}
+	cc, err := sessionConfig(cfg, o, load)
 	if err != nil {
 		return nil, err
 	}
@@ -106,8 +126,8 @@ func clientConfig(cfg *config.Device, o Options) (*client.Config, error) {
 func awake(context.Context, client.Signal) (string, error) { return "awake", nil }
 
 // sessionConfig is what every session of the device needs.
-func sessionConfig(cfg *config.Device, o Options) (*client.Config, error) {
-	inner, err := cfg.TLS()
+func sessionConfig(cfg *config.Device, o Options, load func() (*tls.Config, error)) (*client.Config, error) {
+	inner, err := load()
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/x509"
 	"encoding/asn1"
+	"errors"
 	"fmt"
 	"slices"
 )
@@ -108,4 +109,41 @@ func Parse(der []byte) ([]*x509.Certificate, error) {
 		return nil, ErrMalformed
 	}
 	return certs, nil
+}
+
+// ParseCerts reads the certificates of an answer to a request for one, of whatever
+// EST server: like Parse, and also what others put beside them, as an empty list
+// of CRLs. Whatever else is in the message is nobody's word, and not looked at.
+func ParseCerts(der []byte) ([]*x509.Certificate, error) {
+	if len(der) > MaxBody {
+		return nil, fmt.Errorf("%w: more than %d bytes", ErrTooLarge, MaxBody)
+	}
+	whole := &elements{rest: der}
+	info := whole.sequence()
+	if oid := info.oid(); info.err == nil && !oid.Equal(oidSignedData) {
+		return nil, fmt.Errorf("%w: of type %s", ErrMalformed, oid)
+	}
+	explicit := &elements{info.context(0).Bytes, info.err}
+	sd := explicit.sequence()
+	sd.next(asn1.ClassUniversal, asn1.TagInteger, false) // version
+	sd.set()                                             // digests
+	sd.sequence()                                        // content
+	certs := sd.context(0).Bytes
+	if sd.has(1) {
+		sd.context(1)
+	}
+	sd.set() // signers
+	for _, e := range []*elements{whole, info, explicit, sd} {
+		if err := e.end(); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+		}
+	}
+	all, err := parseCertificates(certs)
+	if err == nil && len(all) == 0 {
+		err = errors.New("no certificate")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	return all, nil
 }

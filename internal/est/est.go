@@ -1,6 +1,7 @@
 // Package est has what both ends need of Enrollment over Secure Transport (RFC
-// 7030, clarified by RFC 8951): the certs-only answer of /cacerts, and what a
-// trust anchor has to be. It verifies no chain and does no I/O.
+// 7030, clarified by RFC 8951): the certs-only answer of /cacerts, what a trust
+// anchor and a request for a certificate have to be, and signed messages. Only
+// Asker does I/O, by the transport that it is given.
 package est
 
 import (
@@ -17,6 +18,8 @@ const (
 	ContentType = "application/pkcs7-mime; smime-type=certs-only"
 	// NoAnchors is the problem type (RFC 9457) of the answer 404.
 	NoAnchors = "urn:atls-ws:no-anchors"
+	// NotEnrolled is the problem type of the answers of enrollment.
+	NotEnrolled = "urn:atls-ws:not-enrolled"
 
 	// MaxBody bounds the body of an answer in either direction, in bytes.
 	MaxBody = 64 << 10

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"os"
 	"path/filepath"
 	"time"
 )
@@ -73,6 +74,23 @@ func LoadCA(dir string) (*CA, error) {
 	return ca, nil
 }
 
+// ReadCA reads an authority from its two files.
+func ReadCA(certFile, keyFile string) (*CA, error) {
+	cert, err := os.ReadFile(certFile)
+	if err != nil {
+		return nil, err
+	}
+	key, err := os.ReadFile(keyFile)
+	if err != nil {
+		return nil, err
+	}
+	ca, err := newCA(&Pair{CertPEM: cert, KeyPEM: key})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", certFile, err)
+	}
+	return ca, nil
+}
+
 func newCA(pair *Pair) (*CA, error) {
 	c, err := pair.TLS()
 	if err != nil {
@@ -109,6 +127,29 @@ func (ca *CA) Server(names []string, validity time.Duration) (*Pair, error) {
 // Device issues a client certificate whose first URI names the device id.
 // validity is as for Server.
 func (ca *CA) Device(id string, validity time.Duration) (*Pair, error) {
+	t, err := deviceLeaf(id, validity)
+	if err != nil {
+		return nil, err
+	}
+	return issue(t, ca)
+}
+
+// Sign issues a client certificate like Device's for a key that the device keeps
+// to itself. It begins a tenth of its validity early, an hour at most.
+func (ca *CA) Sign(id string, key crypto.PublicKey, validity time.Duration) (*x509.Certificate, error) {
+	t, err := deviceLeaf(id, validity)
+	if err != nil {
+		return nil, err
+	}
+	t.NotBefore = time.Now().Add(-min(backdate, validity/10))
+	der, err := certify(t, ca, key)
+	if err != nil {
+		return nil, err
+	}
+	return x509.ParseCertificate(der)
+}
+
+func deviceLeaf(id string, validity time.Duration) (*x509.Certificate, error) {
 	if err := CheckID(id); err != nil {
 		return nil, err
 	}
@@ -120,7 +161,7 @@ func (ca *CA) Device(id string, validity time.Duration) (*Pair, error) {
 	t.Subject.CommonName = id
 	t.URIs = []*url.URL{uri}
 	t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
-	return issue(t, ca)
+	return t, nil
 }
 
 // SelfSigned makes a server certificate that nobody has a reason to trust,
@@ -192,15 +233,12 @@ func issue(template *x509.Certificate, parent *CA) (*Pair, error) {
 	if err != nil {
 		return nil, err
 	}
-	issuer, signer := template, crypto.Signer(key)
+	var der []byte
 	if parent != nil {
-		issuer, signer = parent.cert, parent.key
-		// A chain ends when its first certificate does: do not promise more.
-		if template.NotAfter.After(issuer.NotAfter) {
-			template.NotAfter = issuer.NotAfter
-		}
+		der, err = certify(template, parent, key.Public())
+	} else {
+		der, err = x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, issuer, key.Public(), signer)
 	if err != nil {
 		return nil, err
 	}
@@ -212,4 +250,13 @@ func issue(template *x509.Certificate, parent *CA) (*Pair, error) {
 		CertPEM: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
 		KeyPEM:  pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}),
 	}, nil
+}
+
+// certify signs template for a key.
+func certify(template *x509.Certificate, parent *CA, key crypto.PublicKey) ([]byte, error) {
+	// A chain ends when its first certificate does: do not promise more.
+	if template.NotAfter.After(parent.cert.NotAfter) {
+		template.NotAfter = parent.cert.NotAfter
+	}
+	return x509.CreateCertificate(rand.Reader, template, parent.cert, key, parent.key)
 }

@@ -35,6 +35,7 @@ type Config struct {
 	Applied *Applied     // client: what it has handled; nil: signals that come again are handled again
 	Queue   string       // server: names the queue that signals with a Seq come from
 	HTTP    bool         // server: take peers of atls-http/1 too
+	Guests  bool         // server: take those of atls-http/1 without a certificate too
 	// Admit is the server's decision on a peer whose certificate is verified. It
 	// returns the device's id, or an error: a *RefusedError goes to the peer as it
 	// is, any other as not allowed with its text. It may complete the Hello.
@@ -204,7 +205,11 @@ func Accept(ctx context.Context, conn net.Conn, c *Config) (*Inner, error) {
 	}
 	in := &Inner{cfg: cfg, carrier: conn, limited: &limitedConn{Conn: conn}}
 	in.limited.left.Store(maxBeforeReady)
-	in.conn = tls.Server(in.limited, tightenServer(cfg.TLS, protocols))
+	t := tightenServer(cfg.TLS, protocols)
+	if cfg.Guests && cfg.HTTP {
+		t = withGuests(t)
+	}
+	in.conn = tls.Server(in.limited, t)
 	err := greet(ctx, conn, func() error {
 		if err := in.conn.HandshakeContext(ctx); err != nil {
 			return fmt.Errorf("inner handshake: %w", remoteAlert(err))

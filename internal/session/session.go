@@ -64,6 +64,8 @@ type Session struct {
 	signals signalSender
 	nsignal atomic.Int32 // inbound signal streams
 
+	sealedCount atomic.Uint64 // requests outside, see NextSealed
+
 	mu        sync.Mutex
 	err       error
 	leaving   error // why this end closes, set before the peer is told

@@ -2,7 +2,7 @@
 // docs/PROTOCOL.md: bytes that a reader of the protocol builds on. Each test
 // makes the values of a section and fails when the file says something else.
 //
-//	UPDATE_VECTORS=1 go test -p 1 ./internal/proto ./internal/session ./postconn ./wsconn
+//	UPDATE_VECTORS=1 go test -p 1 ./internal/proto ./internal/sealed ./internal/session ./postconn ./wsconn
 //
 // writes both anew. That is a change of protocol unless the section is new.
 package vectors
@@ -17,9 +17,9 @@ import (
 )
 
 // order is that of the sections in the file.
-var order = []string{"about", "greetings", "frames", "malformed", "yamux", "session", "websocket", "post_heads", "post_exchange"}
+var order = []string{"about", "greetings", "frames", "malformed", "yamux", "session", "websocket", "post_heads", "post_exchange", "sealed"}
 
-const about = "Bytes of the protocol that docs/PROTOCOL.md describes. Hex is of whole frames. Read by the tests of internal/proto, internal/session, postconn and wsconn."
+const about = "Bytes of the protocol that docs/PROTOCOL.md describes. Hex is of whole frames. Read by the tests of internal/proto, internal/sealed, internal/session, postconn and wsconn."
 
 func updating() bool { return os.Getenv("UPDATE_VECTORS") != "" }
 
