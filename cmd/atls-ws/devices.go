@@ -5,6 +5,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -33,11 +34,18 @@ func devicesCommand() *cli.Command {
 				return json.NewEncoder(c.App.Writer).Encode(all)
 			}
 			t := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
+			nodes := slices.ContainsFunc(all, func(d admin.Device) bool { return d.Node != "" })
+			if nodes {
+				_, _ = fmt.Fprint(t, "NODE\t")
+			}
 			_, _ = fmt.Fprintln(t, "DEVICE\tSESSION\tSINCE\tADDRESS\tCARRIER\tOUTER\tSERVICES")
 			for _, d := range all {
 				services := strings.Join(d.Services, ",")
 				if services == "" {
 					services = "-"
+				}
+				if nodes {
+					_, _ = fmt.Fprint(t, d.Node+"\t")
 				}
 				_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", d.Device, d.Session, d.Since.UTC().Format(time.RFC3339),
 					d.Address, cell(d.Carrier), cell(outerWords(d)), cell(services))

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"net"
 	"strings"
 
 	"github.com/atls-ws/atls-ws/internal/pki"
@@ -48,7 +49,7 @@ func (s *Server) ForNode() {
 	if s.Cluster.Node == "" {
 		return
 	}
-	for _, p := range []*string{&s.Cluster.Cert, &s.Cluster.Key, &s.Data, &s.Admin, &s.Inner.Cert, &s.Inner.Key, &s.Outer.Cert, &s.Outer.Key, &s.Audit} {
+	for _, p := range []*string{&s.Cluster.Advertise, &s.NATS.Cluster.Advertise, &s.Cluster.Cert, &s.Cluster.Key, &s.Data, &s.Admin, &s.Inner.Cert, &s.Inner.Key, &s.Outer.Cert, &s.Outer.Key, &s.Audit} {
 		*p = strings.ReplaceAll(*p, nodeWord, s.Cluster.Node)
 	}
 }
@@ -98,6 +99,9 @@ func (c *check) cluster(s *Server) {
 		c.address("cluster.listen", k.Listen)
 		if k.Advertise != "" {
 			c.address("cluster.advertise", k.Advertise)
+		}
+		if host, _, err := net.SplitHostPort(k.Listen); err == nil && k.Advertise == "" && (host == "" || net.ParseIP(host).IsUnspecified()) {
+			c.add("cluster.advertise", "missing: cluster.listen says every address, and the other nodes need one")
 		}
 		c.required("cluster.cert", k.Cert)
 		c.required("cluster.key", k.Key)

@@ -23,6 +23,9 @@ const handledBefore = "handled before; its answer was lost"
 // deliver sends what the queue has, in order and without waiting for each
 // answer, and returns when all of it has been answered.
 func (l *link) deliver(ctx context.Context) error {
+	if err := l.enter(ctx); err != nil {
+		return err
+	}
 	if err := l.settle(ctx); err != nil {
 		return err
 	}
@@ -53,6 +56,8 @@ func (l *link) sendAll(ctx context.Context, sent chan<- sentSignal) error {
 				s.state, s.text = admin.Dropped, "not a signal: "+err.Error()
 			case !time.Now().Before(sig.Expiry):
 				s.state = admin.Expired
+			case l.fence() != nil:
+				return l.fence()
 			case !l.sending(s.seq, s.id):
 				l.next = s.seq + 1
 				continue // canceled or dropped, and noted as such
@@ -145,8 +150,9 @@ type answers struct {
 
 // storing is an outcome on its way to the disk; without an ack it is yet to go.
 type storing struct {
-	o   admin.Outcome
-	ack jetstream.PubAckFuture
+	o     admin.Outcome
+	first bool // it is stored only when there is none
+	ack   jetstream.PubAckFuture
 }
 
 func (a *answers) collect(ctx context.Context) error {
@@ -192,16 +198,19 @@ func (a *answers) one(ctx context.Context, s sentSignal) error {
 	}
 	o.Time = time.Now().UTC()
 	if _, err := parseID(s.id); err == nil {
-		a.outs = append(a.outs, storing{o, a.l.f.store.begin(&o)})
+		// What no device has said must not take the place of what one did say to
+		// another node.
+		first := s.pending == nil || o.Text == handledBefore
+		a.outs = append(a.outs, storing{o, first, a.l.f.store.begin(&o, first)})
 	}
 	a.upTo = s.seq
 	return nil
 }
 
 // begin starts to store an outcome; nil when that is not possible now.
-func (s *store) begin(o *admin.Outcome) jetstream.PubAckFuture {
+func (s *store) begin(o *admin.Outcome, first bool) jetstream.PubAckFuture {
 	var opts []jetstream.PublishOpt
-	if o.Text == handledBefore { // if its answer is not lost after all, that one stays
+	if first { // if there is an outcome after all, that one stays
 		opts = append(opts, jetstream.WithExpectLastSequencePerSubject(0))
 	}
 	ack, _ := s.js.PublishMsgAsync(outcomeMessage(o), opts...)
@@ -214,7 +223,7 @@ func (a *answers) flush(ctx context.Context) error {
 	pause := retryPause
 	for {
 		err := a.tryFlush(ctx)
-		if err == nil || ctx.Err() != nil {
+		if err == nil || ctx.Err() != nil || errors.Is(err, errOutrun) {
 			return err
 		}
 		a.l.f.log.Debug("answers are not stored yet", "device", a.l.device, "err", err, "retry_in", pause.String())
@@ -236,7 +245,7 @@ func (a *answers) tryFlush(ctx context.Context) error {
 	for i := range a.outs {
 		out := &a.outs[i]
 		if out.ack == nil {
-			if out.ack = a.l.f.store.begin(&out.o); out.ack == nil {
+			if out.ack = a.l.f.store.begin(&out.o, out.first); out.ack == nil {
 				return errNotStored
 			}
 		}
@@ -260,6 +269,9 @@ func (a *answers) tryFlush(ctx context.Context) error {
 		return failed
 	}
 	a.outs = a.outs[:0]
+	if err := a.l.fence(); err != nil {
+		return err // the queue is the newer session's, which finds what is answered
+	}
 	if err := a.l.f.store.purge(ctx, a.l.token, a.upTo); err != nil {
 		return err
 	}

@@ -60,7 +60,9 @@ type Config struct {
 	Hooks      []Hook
 	CloudAge   time.Duration // for which the signals of devices are kept
 	CloudBytes int64
-	Logger     *slog.Logger // required
+	// Node makes this one of several that share NATS; nil: it is alone.
+	Node   *Node
+	Logger *slog.Logger // required
 }
 
 // NATS names a NATS server or cluster; without a URL one is embedded.
@@ -68,7 +70,8 @@ type NATS struct {
 	URL         string // nats:// or tls://, several with commas
 	Credentials string // file
 	CA          string // PEM file, for the server's certificate
-	Replicas    int    // of each stream; 1
+	Replicas    int    // of each stream; 1, of an embedded cluster 3
+	Cluster     NATSCluster
 }
 
 func (c Config) complete() Config {
@@ -78,7 +81,11 @@ func (c Config) complete() Config {
 	c.Outcomes = orDefault(c.Outcomes, DefaultOutcomes)
 	c.CloudAge = orDefault(c.CloudAge, DefaultCloudAge)
 	c.CloudBytes = orDefault(c.CloudBytes, DefaultCloudBytes)
-	c.NATS.Replicas = orDefault(c.NATS.Replicas, 1)
+	replicas := 1
+	if c.NATS.Cluster.Listen != "" {
+		replicas = 3
+	}
+	c.NATS.Replicas = orDefault(c.NATS.Replicas, replicas)
 	return c
 }
 
@@ -110,6 +117,7 @@ type Fleet struct {
 	lastBell atomic.Uint64
 	ringAll  chan struct{}
 	known    *knownDevices
+	nodes    *nodes // nil: there is one
 
 	mu       sync.Mutex
 	closed   bool
@@ -131,9 +139,13 @@ func Open(ctx context.Context, c Config) (*Fleet, error) {
 		hooks:   newHookClient(),
 		ringAll: make(chan struct{}, 1), links: map[string]*link{},
 	}
+	f.nodes = newNodes(f, c.Node)
 	f.ctx, f.cancel = context.WithCancel(context.Background())
 	if f.queue, err = s.makeStreams(ctx, &c); err == nil {
 		err = f.listenForBells(ctx)
+	}
+	if err == nil && c.Node != nil {
+		err = f.nodes.join(ctx)
 	}
 	if err != nil {
 		f.cancel()
@@ -184,6 +196,9 @@ func (f *Fleet) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTime)
 	defer cancel()
 	f.known.flush(ctx)
+	if f.nodes != nil {
+		f.nodes.leave(ctx)
+	}
 	if last, err := f.store.lastSeq(ctx); err == nil {
 		_ = f.store.noteHighWater(f.queue, last) // a former note does as well
 	}
@@ -237,6 +252,7 @@ func (f *Fleet) listenForBells(ctx context.Context) error {
 	f.store.nc.SetReconnectHandler(func(*nats.Conn) {
 		f.log.Info("nats is back")
 		f.missed()
+		f.nodes.doubt()
 	})
 	f.wg.Go(func() {
 		defer func() { _ = sub.Unsubscribe() }()

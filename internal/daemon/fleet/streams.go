@@ -20,9 +20,13 @@ const (
 	outcomeStream = "OUTCOMES"
 	deviceStream  = "DEVICES"
 	cloudStream   = "CLOUD"
+
+	// Of a fleet with several nodes.
+	presenceStream = "PRESENCE"
+	nodeStream     = "NODES"
 )
 
-var streamNames = []string{signalStream, sendStream, outcomeStream, deviceStream, cloudStream}
+var streamNames = []string{signalStream, sendStream, outcomeStream, deviceStream, cloudStream, presenceStream}
 
 const (
 	dedupWindow = 2 * time.Minute
@@ -57,14 +61,22 @@ func streamConfigs(c *Config) []jetstream.StreamConfig {
 
 	cloud := base(cloudStream, cloudSubject+".*.*", c.CloudAge, c.CloudBytes)
 	cloud.Description = "signals of devices"
-	return []jetstream.StreamConfig{signals, sends, outcomes, devices, cloud}
+	all := []jetstream.StreamConfig{signals, sends, outcomes, devices, cloud}
+	if c.Node != nil {
+		all = append(all, presenceStreams(base)...)
+	}
+	return all
 }
 
 // makeStreams makes the streams that are missing and brings the others to the
 // configuration. It returns the incarnation of the queues: sequences of a
 // stream that was made anew do not compare with those of the old one.
 func (s *store) makeStreams(ctx context.Context, c *Config) (queue string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, leaderTimeout)
+	timeout := leaderTimeout
+	if s.clustered {
+		timeout = clusterStart
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	for _, want := range streamConfigs(c) {
 		st, err := s.makeStream(ctx, want)
@@ -85,6 +97,7 @@ func (s *store) makeStreams(ctx context.Context, c *Config) (queue string, err e
 // makeStream asks until a leader answers: before there is one, JetStream says
 // nothing at all.
 func (s *store) makeStream(ctx context.Context, want jetstream.StreamConfig) (st jetstream.Stream, err error) {
+	began, said := time.Now(), false
 	for {
 		try, cancel := context.WithTimeout(ctx, apiTimeout)
 		st, err = s.tryStream(try, want)
@@ -95,13 +108,20 @@ func (s *store) makeStream(ctx context.Context, want jetstream.StreamConfig) (st
 		if !waitsForLeader(err) {
 			return nil, &StartError{fmt.Errorf("%s: stream %s: %w", s.where, want.Name, err), "the log of NATS says more; JetStream of NATS 2.12 or later is needed"}
 		}
+		if !said && time.Since(began) > 3*time.Second {
+			said = true
+			s.log.Info("waiting for JetStream: a cluster needs more than half of its nodes"+s.others(), "stream", want.Name, "err", err)
+		}
 		timer := time.NewTimer(200 * time.Millisecond)
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
 			timer.Stop()
-			return nil, &StartError{fmt.Errorf("%s: JetStream does not answer: it is off, or the cluster has no leader: %w", s.where, err),
-				"start nats-server with -js, and more than half of a cluster's servers"}
+			next := "start nats-server with -js, and more than half of a cluster's servers"
+			if s.clustered {
+				next = "start more than half of the cluster's nodes, and check nats.cluster.routes" + s.others()
+			}
+			return nil, &StartError{fmt.Errorf("%s: JetStream does not answer: it is off, or the cluster has no leader: %w", s.where, err), next}
 		}
 	}
 }
@@ -149,10 +169,13 @@ func same(a, b jetstream.StreamConfig) bool {
 }
 
 // lastSeq is the sequence of the signal that was stored last, as the leader has it.
-func (s *store) lastSeq(ctx context.Context) (uint64, error) {
+func (s *store) lastSeq(ctx context.Context) (uint64, error) { return s.lastOf(ctx, signalStream) }
+
+// lastOf is that of any stream.
+func (s *store) lastOf(ctx context.Context, stream string) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
-	st, err := s.js.Stream(ctx, signalStream)
+	st, err := s.js.Stream(ctx, stream)
 	if err != nil {
 		return 0, fmt.Errorf("%s: %w", s.where, err)
 	}

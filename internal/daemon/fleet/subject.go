@@ -15,6 +15,12 @@ const (
 	doneSubject   = "done"  // done.<signal>.<device>: the same, when it has been stored
 	deviceSubject = "dev"   // dev.<device>: what is known of the device
 	cloudSubject  = "cloud" // cloud.<device>.<name>: a signal of the device
+
+	presenceSubject = "at"    // at.<device>: where it is connected
+	hereSubject     = "here"  // here.<device>: the same, when it has been stored
+	nodeSubject     = "node"  // node.<node>: its lease
+	aliveSubject    = "alive" // alive.<node>: the same, when it has been stored
+	askSubject      = "ask"   // ask.<node>: a question to it
 )
 
 // token makes one token of a name in printable ASCII: what is not plain is =
