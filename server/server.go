@@ -369,38 +369,6 @@ func (s *Server) Transport(device, service string) *http.Transport {
 	})
 }
 
-// Shutdown asks all devices to reconnect, waits for them to go while ctx lasts,
-// and closes. New connections get 503.
-func (s *Server) Shutdown(ctx context.Context) error {
-	s.mu.Lock()
-	s.closed = true
-	live := make([]*Session, 0, len(s.live))
-	for sess := range s.live {
-		live = append(live, sess)
-	}
-	s.mu.Unlock()
-	// Devices come back over a while that grows with their number.
-	spread := time.Second + time.Duration(len(live))*time.Millisecond
-	var telling sync.WaitGroup
-	for _, sess := range live {
-		telling.Go(func() {
-			ctx, cancel := context.WithTimeout(ctx, byeTimeout)
-			defer cancel()
-			_ = sess.Drain(ctx, time.Second, spread)
-		})
-	}
-	telling.Wait()
-	for _, sess := range live {
-		select {
-		case <-sess.Done():
-			continue
-		case <-ctx.Done():
-		}
-		break
-	}
-	return errors.Join(ctx.Err(), s.Close())
-}
-
 // Close ends all sessions, telling the devices, and waits for everything that
 // the server started. A second Close waits too.
 func (s *Server) Close() error {

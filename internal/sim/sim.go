@@ -41,8 +41,9 @@ type Fleet struct {
 	sessions int
 	up       map[string]bool
 	signals  int
-	first    time.Time // session
-	last     time.Time // first session of a device
+	first    time.Time   // session
+	last     time.Time   // first session of a device
+	again    []time.Time // later sessions
 }
 
 type device struct {
@@ -125,6 +126,9 @@ func (f *Fleet) connected(d *device) {
 	if f.first.IsZero() {
 		f.first = now
 	}
+	if d.ready {
+		f.again = append(f.again, now)
+	}
 	if !d.ready {
 		d.ready, f.last = true, now
 		f.ready = append(f.ready, now.Sub(d.begun))
@@ -161,6 +165,8 @@ type Stats struct {
 	Up       int `json:"up"`       // devices with a session now
 	Sessions int `json:"sessions"` // made, reconnections too
 	Signals  int `json:"signals"`  // handled
+	// Busiest is the most reconnections within any second.
+	Busiest int `json:"busiest_second"`
 	// ConnectsPerSecond is that of the devices' first sessions, from the first to the last.
 	ConnectsPerSecond float64     `json:"connects_per_second"`
 	Connect           Percentiles `json:"connect"` // from a device's start to its first session
@@ -171,6 +177,12 @@ func (f *Fleet) Stats() Stats {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s := Stats{Up: len(f.up), Sessions: f.sessions, Signals: f.signals, Connect: PercentilesOf(f.ready)}
+	for i, j := 0, 0; j < len(f.again); j++ { // in order
+		for f.again[j].Sub(f.again[i]) >= time.Second {
+			i++
+		}
+		s.Busiest = max(s.Busiest, j-i+1)
+	}
 	if span := f.last.Sub(f.first).Seconds(); span > 0 {
 		s.ConnectsPerSecond = float64(len(f.ready)-1) / span
 	}

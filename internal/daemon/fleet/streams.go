@@ -30,6 +30,7 @@ var streamNames = []string{signalStream, sendStream, outcomeStream, deviceStream
 
 const (
 	dedupWindow = 2 * time.Minute
+	tryTime     = 2 * time.Second // without a leader a request gets no answer, also after there is one
 	recordBytes = 2 << 30 // of SENDS, of OUTCOMES and of DEVICES at most
 	queueKey    = "atls-ws-queue"
 )
@@ -99,7 +100,7 @@ func (s *store) makeStreams(ctx context.Context, c *Config) (queue string, err e
 func (s *store) makeStream(ctx context.Context, want jetstream.StreamConfig) (st jetstream.Stream, err error) {
 	began, said := time.Now(), false
 	for {
-		try, cancel := context.WithTimeout(ctx, apiTimeout)
+		try, cancel := context.WithTimeout(ctx, tryTime)
 		st, err = s.tryStream(try, want)
 		cancel()
 		if start := (*StartError)(nil); err == nil || errors.As(err, &start) {
