@@ -104,6 +104,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	case http.MethodGet:
 	default:
+		// A load balancer looks with HEAD: 405 takes devices, 503 is stopping.
+		if !s.takes(w) {
+			return
+		}
 		w.Header().Set("Allow", "GET, POST")
 		http.Error(w, "atls-ws: GET with a WebSocket upgrade, or POST", http.StatusMethodNotAllowed)
 		return
@@ -170,13 +174,27 @@ func (s *Server) serve(conn net.Conn, r *http.Request, bound time.Duration) (rea
 	return s.adopt(sess, r.RemoteAddr)
 }
 
+// takes says whether the server is not stopping, or answers the request.
+func (s *Server) takes(w http.ResponseWriter) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		stopping(w)
+	}
+	return !s.closed
+}
+
+func stopping(w http.ResponseWriter) {
+	w.Header().Set("Retry-After", "1") // whoever takes over does not wait for us
+	http.Error(w, "atls-ws: this server is stopping", http.StatusServiceUnavailable)
+}
+
 // enter admits a request to the costly part, or answers it.
 func (s *Server) enter(w http.ResponseWriter) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		w.Header().Set("Retry-After", "1") // whoever takes over does not wait for us
-		http.Error(w, "atls-ws: this server is stopping", http.StatusServiceUnavailable)
+		stopping(w)
 		return false
 	}
 	if s.halfOpen >= s.cfg.Limits.HalfOpen || len(s.live)+len(s.httpPeers) >= s.cfg.Limits.Sessions {

@@ -3,9 +3,11 @@ package fleet
 import (
 	"context"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -99,8 +101,12 @@ func (l *link) fetch(ctx context.Context) ([]*nats.Msg, error) {
 		return nil, nil
 	}
 	m, err := l.f.store.fromLeader(ctx, signalStream, subject, l.next)
-	if m == nil || err != nil {
+	if err != nil {
 		return nil, err
+	}
+	if m == nil {
+		l.next = want + 1 // all up to there had been stored
+		return nil, nil
 	}
 	return []*nats.Msg{m}, nil
 }
@@ -110,21 +116,38 @@ func (l *link) fetch(ctx context.Context) ([]*nats.Msg, error) {
 func (s *store) fromLeader(ctx context.Context, stream, subject string, from uint64) (*nats.Msg, error) {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
-	st, err := s.js.Stream(ctx, stream)
+	request, _ := json.Marshal(map[string]any{"seq": max(from, 1), "next_by_subj": subject})
+	// The library would ask any replica, for the stream allows that.
+	answer, err := s.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+stream, request)
 	if err != nil {
 		return nil, s.unavailable(err)
 	}
-	raw, err := st.GetMsg(ctx, max(from, 1), jetstream.WithGetMsgSubject(subject))
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return nil, nil
-	} else if err != nil {
+	var got struct {
+		Message struct {
+			Subject string    `json:"subject"`
+			Seq     uint64    `json:"seq"`
+			Header  []byte    `json:"hdrs"`
+			Data    []byte    `json:"data"`
+			Time    time.Time `json:"time"`
+		} `json:"message"`
+	}
+	if err := apiError(answer); err != nil {
+		if api := (*jetstream.APIError)(nil); errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeMessageNotFound {
+			return nil, nil
+		}
 		return nil, s.unavailable(err)
 	}
-	m := &nats.Msg{Subject: raw.Subject, Header: raw.Header, Data: raw.Data}
-	if m.Header == nil {
-		m.Header = nats.Header{}
+	if err := json.Unmarshal(answer.Data, &got); err != nil {
+		return nil, fmt.Errorf("answer of JetStream: %w", err)
 	}
-	m.Header.Set("Nats-Sequence", fmt.Sprint(raw.Sequence))
+	raw := got.Message
+	m := &nats.Msg{Subject: raw.Subject, Data: raw.Data, Header: nats.Header{}}
+	if len(raw.Header) > 0 {
+		if m.Header, err = nats.DecodeHeadersMsg(raw.Header); err != nil {
+			return nil, fmt.Errorf("answer of JetStream: %w", err)
+		}
+	}
+	m.Header.Set("Nats-Sequence", strconv.FormatUint(raw.Seq, 10))
 	m.Header.Set("Nats-Time-Stamp", raw.Time.Format(time.RFC3339Nano))
 	return m, nil
 }

@@ -199,7 +199,9 @@ func (f *Fleet) Close() error {
 	if f.nodes != nil {
 		f.nodes.leave(ctx)
 	}
-	if last, err := f.store.lastSeq(ctx); err == nil {
+	if f.store.dir == "" || f.store.clustered {
+		// nothing is noted
+	} else if last, err := f.store.lastSeq(ctx); err == nil {
 		_ = f.store.noteHighWater(f.queue, last) // a former note does as well
 	}
 	f.hooks.CloseIdleConnections()
@@ -300,7 +302,7 @@ func (f *Fleet) watchBells(before uint64) {
 		}
 		f.mu.Unlock()
 		for _, l := range all {
-			l.ring(0)
+			l.ring(f.lastBell.Load())
 		}
 	}
 }

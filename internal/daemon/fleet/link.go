@@ -71,7 +71,7 @@ func (f *Fleet) change(s *server.Session) {
 		f.nodes.end(old)
 	}
 	if l != nil {
-		l.ring(0)
+		l.ring(f.lastBell.Load()) // it has rung for what waits
 	}
 }
 

@@ -287,7 +287,7 @@ func (n *nodes) compare(e entry) {
 		}
 		l.mu.Unlock()
 		if again {
-			l.ring(0)
+			l.ring(l.f.lastBell.Load())
 		}
 		return
 	case e.epoch > l.rival.epoch:
@@ -355,7 +355,7 @@ func (n *nodes) verify(ctx context.Context) error {
 		l.epoch, l.rival = 0, entry{}
 		l.stale.Store(false)
 		l.mu.Unlock()
-		l.ring(0)
+		l.ring(l.f.lastBell.Load())
 	}
 	return nil
 }

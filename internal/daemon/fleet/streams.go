@@ -31,7 +31,7 @@ var streamNames = []string{signalStream, sendStream, outcomeStream, deviceStream
 const (
 	dedupWindow = 2 * time.Minute
 	tryTime     = 2 * time.Second // without a leader a request gets no answer, also after there is one
-	recordBytes = 2 << 30 // of SENDS, of OUTCOMES and of DEVICES at most
+	recordBytes = 2 << 30         // of SENDS, of OUTCOMES and of DEVICES at most
 	queueKey    = "atls-ws-queue"
 )
 
