@@ -41,11 +41,15 @@ func demoCommand() *cli.Command {
 			if err := wantArgs(c, 0, 0); err != nil {
 				return err
 			}
+			if c.Bool("cluster") {
+				// Devices are in this process: SIGPIPE is also of their connections.
+				signal.Ignore(syscall.SIGPIPE)
+				ctx, stop := signal.NotifyContext(c.Context, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+				defer stop()
+				return runClusterDemo(ctx, stop, c.App.Writer)
+			}
 			ctx, stop := signal.NotifyContext(c.Context, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
 			defer stop() // after everything is gone: a second Ctrl-C waits too
-			if c.Bool("cluster") {
-				return runClusterDemo(ctx, c.App.Writer)
-			}
 			return runDemo(ctx, c.App.Writer)
 		},
 	}

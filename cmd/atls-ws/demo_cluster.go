@@ -31,6 +31,7 @@ const (
 	clusterStep    = 40 * time.Second
 	clusterDrain   = "6s"
 	clusterAtOnce  = 8
+	clusterWait    = 5 * time.Second // for the ack of a push; it stays queued
 	clusterRepeat  = 100 * time.Millisecond
 )
 
@@ -48,14 +49,29 @@ type clusterDemo struct {
 	applied map[string][]int // by device, in order
 }
 
+// heard is a writer that ends the demo when it breaks.
+type heard struct {
+	io.Writer
+	stop func()
+}
+
+func (h *heard) Write(b []byte) (int, error) {
+	n, err := h.Writer.Write(b)
+	if err != nil {
+		h.stop()
+	}
+	return n, err
+}
+
 // demoNode is one node.
 type demoNode struct {
 	name, listen, peers, nats string
 	proc                      *child.Child
 }
 
-func runClusterDemo(ctx context.Context, out io.Writer) error {
-	d := &clusterDemo{demo: demo{ctx: ctx, out: out, step: clusterStep, again: "atls-ws demo --cluster"}, applied: map[string][]int{}}
+// runClusterDemo plays it; stop is called when nobody reads what it says.
+func runClusterDemo(ctx context.Context, stop func(), out io.Writer) error {
+	d := &clusterDemo{demo: demo{ctx: ctx, out: &heard{out, stop}, step: clusterStep, again: "atls-ws demo --cluster"}, applied: map[string][]int{}}
 	return d.play(d.prepare, d.startNodes, d.connectDevices, d.killOne, d.relay, d.restartAll, d.stop)
 }
 
@@ -157,7 +173,7 @@ func (d *clusterDemo) connectDevices(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if d.fleet, err = sim.New(sim.Options{URL: "http://" + d.balancer.Addr(), CA: ca, Count: clusterDevices, Handle: d.handle}); err != nil {
+	if d.fleet, err = sim.New(sim.Options{URL: "http://" + d.balancer.Addr(), CA: ca, Count: clusterDevices, Carrier: client.CarrierWebSocket, Handle: d.handle}); err != nil {
 		return err
 	}
 	running, cancel := context.WithCancel(d.ctx)
@@ -171,7 +187,7 @@ func (d *clusterDemo) connectDevices(ctx context.Context) error {
 	var echoing sync.WaitGroup
 	echoing.Go(func() { serveEcho(d.echo) })
 	d.ends = append(d.ends, func() { _ = d.echo.Close(); echoing.Wait() })
-	if _, err := d.start("device", "device", "--url", "http://"+d.balancer.Addr(), "--cert", "pki/device-"+demoDevice+".pem", "--key", "pki/device-"+demoDevice+"-key.pem",
+	if _, err := d.start("device", "device", "--carrier", "websocket", "--url", "http://"+d.balancer.Addr(), "--cert", "pki/device-"+demoDevice+".pem", "--key", "pki/device-"+demoDevice+"-key.pem",
 		"--ca", "pki/ca.pem", "--service", "echo=tcp://"+d.echo.Addr().String()); err != nil {
 		return err
 	}
@@ -266,7 +282,7 @@ func (d *clusterDemo) pushRound(ctx context.Context, from int, at func() *demoNo
 }
 
 func (d *clusterDemo) pushOne(ctx context.Context, device string, n int, at func() *demoNode) error {
-	p := &admin.Push{Device: device, Name: "do", Data: []byte(strconv.Itoa(n))}
+	p := &admin.Push{Device: device, Name: "do", Data: []byte(strconv.Itoa(n)), Timeout: clusterWait}
 	for {
 		o, err := d.client(at()).Push(ctx, p)
 		var unreachable *admin.UnreachableError

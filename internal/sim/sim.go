@@ -23,6 +23,9 @@ type Options struct {
 	CA     *pki.CA // that the server trusts: it issues the devices' certificates; required
 	Prefix string  // of the devices' ids; sim-
 	Count  int     // of devices
+	// Carrier is the devices'; WebSocket alone goes through what spreads connections
+	// without looking into them.
+	Carrier client.Carrier
 	// Delay is how long each signal is handled.
 	Delay time.Duration
 	// Handle, if set, answers the signals instead, after Delay.
@@ -70,7 +73,7 @@ func New(o Options) (*Fleet, error) {
 			return nil, err
 		}
 		c := &client.Config{
-			URL: o.URL, Mux: new(client.Mux), Software: "atls-ws simulator", Logger: o.Logger,
+			URL: o.URL, Mux: new(client.Mux), Software: "atls-ws simulator", Carrier: o.Carrier, Logger: o.Logger,
 			TLS:          &tls.Config{RootCAs: o.CA.Pool(), ServerName: pki.ServerName, Certificates: []tls.Certificate{cert}},
 			Proxy:        func(*http.Request) (*url.URL, error) { return nil, nil },
 			OnConnect:    func(*client.Session) { f.connected(d) },

@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/tls"
 	"fmt"
@@ -55,6 +56,26 @@ func join(o *nats_server.Options, c *Config) (secret nats.Option, err error) {
 	o.DontListen, o.Host, o.Port = false, "127.0.0.1", nats_server.RANDOM_PORT
 	o.Authorization = rand.Text()
 	return nats.Token(o.Authorization), nil
+}
+
+// settled tries what a cluster may not answer yet: a stream is there before its
+// leader and its replicas are.
+func (s *store) settled(ctx context.Context, try func(ctx context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, leaderTimeout)
+	defer cancel()
+	for {
+		err := try(ctx)
+		if err == nil || !waitsForLeader(err) {
+			return err
+		}
+		timer := time.NewTimer(200 * time.Millisecond)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return &StartError{fmt.Errorf("%s: JetStream does not answer: %w", s.where, err), "start more than half of the cluster's nodes" + s.others()}
+		}
+	}
 }
 
 // others is how many of the cluster's other nodes are reached, for messages.

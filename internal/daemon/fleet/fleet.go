@@ -243,7 +243,11 @@ func (f *Fleet) listenForBells(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("fleet: %w", err)
 	}
-	last, err := f.store.lastSeq(ctx)
+	var last uint64
+	err = f.store.settled(ctx, func(ctx context.Context) (err error) {
+		last, err = f.store.lastSeq(ctx)
+		return err
+	})
 	if err != nil {
 		return err
 	}

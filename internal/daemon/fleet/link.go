@@ -11,7 +11,7 @@ import (
 
 const (
 	retryPause = time.Second
-	retryMost  = 30 * time.Second
+	retryMost  = 10 * time.Second
 	batchSize  = 64 // signals of one fetch
 	flushAfter = 64 // answers that are stored before the queue is purged
 )

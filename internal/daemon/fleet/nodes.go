@@ -84,7 +84,11 @@ func (n *nodes) join(ctx context.Context) error {
 	if err := n.takeLease(ctx); err != nil {
 		return err
 	}
-	last, err := n.f.store.lastOf(ctx, presenceStream)
+	var last uint64
+	err := n.f.store.settled(ctx, func(ctx context.Context) (err error) {
+		last, err = n.f.store.lastOf(ctx, presenceStream)
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -110,13 +114,15 @@ func (n *nodes) join(ctx context.Context) error {
 // process that was killed is not renewed.
 func (n *nodes) takeLease(ctx context.Context) error {
 	before := map[string]bool{}
-	err := n.f.store.walk(ctx, nodeStream, nodeSubject+".*", 1, func(m *nats.Msg) bool {
-		var l lease
-		if json.Unmarshal(m.Data, &l) == nil && !l.Gone {
-			n.hear(l)
-			before[l.Node] = true
-		}
-		return true
+	err := n.f.store.settled(ctx, func(ctx context.Context) error {
+		return n.f.store.walk(ctx, nodeStream, nodeSubject+".*", 1, func(m *nats.Msg) bool {
+			var l lease
+			if json.Unmarshal(m.Data, &l) == nil && !l.Gone {
+				n.hear(l)
+				before[l.Node] = true
+			}
+			return true
+		})
 	})
 	if err != nil {
 		return err
@@ -139,19 +145,7 @@ func (n *nodes) takeLease(ctx context.Context) error {
 			return &StartError{fmt.Errorf("another node with the name %s runs, at %s", again.Node, again.Address), "give this one another name with --node"}
 		}
 	}
-	for { // the streams are new: their leader may still be elected
-		err := n.renew()
-		if err == nil {
-			return nil
-		}
-		timer := time.NewTimer(200 * time.Millisecond)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return &StartError{fmt.Errorf("the node's lease is not stored: %w", err), "start more than half of the cluster's nodes"}
-		}
-	}
+	return n.f.store.settled(ctx, func(context.Context) error { return n.renew() })
 }
 
 func (n *nodes) onAlive(m *nats.Msg) {

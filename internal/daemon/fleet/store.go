@@ -24,7 +24,8 @@ const (
 	apiTimeout     = 5 * time.Second
 	leaderTimeout  = 30 * time.Second // for a cluster to elect its leaders
 	publishTimeout = 10 * time.Second
-	publishAhead   = 4096 // publishes without an ack
+	clusterTimeout = 4 * time.Second // the same where a leader can die: what it had taken gets no answer
+	publishAhead   = 4096            // publishes without an ack
 	reserve        = 32 << 20
 	startTime      = 2 * time.Minute // for the embedded store to be read
 )
@@ -54,8 +55,12 @@ func openStore(c *Config) (*store, error) {
 	} else {
 		err = s.dial(c)
 	}
+	async := publishTimeout
+	if c.Node != nil {
+		async = clusterTimeout
+	}
 	if err == nil {
-		s.js, err = jetstream.New(s.nc, jetstream.WithPublishAsyncMaxPending(publishAhead), jetstream.WithPublishAsyncTimeout(publishTimeout), jetstream.WithDefaultTimeout(apiTimeout))
+		s.js, err = jetstream.New(s.nc, jetstream.WithPublishAsyncMaxPending(publishAhead), jetstream.WithPublishAsyncTimeout(async), jetstream.WithDefaultTimeout(apiTimeout))
 	}
 	if err != nil {
 		s.close()
