@@ -412,6 +412,7 @@ func (d *clusterDemo) relay(ctx context.Context) error {
 func (d *clusterDemo) restartAll(ctx context.Context) error {
 	d.say("A rolling restart, while %d more signals are pushed: each node gets SIGTERM and asks its devices to move.", clusterSignals*clusterDevices)
 	before := d.fleet.Stats().Sessions
+	d.fleet.CountAgain()
 	var turn atomic.Int64
 	done := make(chan error, 1)
 	go func() { // another node each time: one of them is down

@@ -175,6 +175,13 @@ type Stats struct {
 	Connect           Percentiles `json:"connect"` // from a device's start to its first session
 }
 
+// CountAgain has Busiest count from now on.
+func (f *Fleet) CountAgain() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.again = nil
+}
+
 // Stats counts.
 func (f *Fleet) Stats() Stats {
 	f.mu.Lock()

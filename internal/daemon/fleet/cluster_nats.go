@@ -45,6 +45,9 @@ func join(o *nats_server.Options, c *Config) (secret nats.Option, err error) {
 	if o.Cluster.Port, err = strconv.Atoi(port); err != nil {
 		return nil, err
 	}
+	if o.Cluster.Port == 0 {
+		o.Cluster.Port = nats_server.RANDOM_PORT
+	}
 	for _, r := range k.Routes {
 		u, err := url.Parse(r)
 		if err != nil {
