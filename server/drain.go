@@ -14,6 +14,7 @@ const (
 	drainLead   = time.Second            // before the first comes back: what spreads connections has noticed by then
 	drainStep   = 100 * time.Millisecond // between two batches
 	drainRate   = 50                     // devices a second, when there is the time
+	drainLeast  = 3 * time.Second        // for many, so that they do not come back within one second
 	drainShare  = 0.7                    // of the shutdown's time; the rest is for the last to go
 	drainNormal = 30 * time.Second       // where ctx has no deadline
 )
@@ -48,7 +49,7 @@ func (s *Server) drain(ctx context.Context, left []*Session) {
 	if end, ok := ctx.Deadline(); ok {
 		window = time.Duration(drainShare * float64(time.Until(end)))
 	}
-	idle := max(min(window, time.Duration(len(left))*time.Second/drainRate), drainStep)
+	idle := max(min(window, max(drainLeast, time.Duration(len(left))*time.Second/drainRate)), drainStep)
 	batch := 1 + len(left)*int(drainStep)/int(idle)
 	end := time.Now().Add(window)
 	tick := time.NewTicker(drainStep)
