@@ -10,7 +10,7 @@ BENCHTIME ?= 1s
 PKGS ?= ./...
 GOLANGCI = $(GO) tool -modfile=.ci/tools.mod golangci-lint
 
-.PHONY: help build build-device demo test race e2e lint fuzz bench fmt clean
+.PHONY: help build build-device demo cluster-demo test race e2e lint fuzz bench fmt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ build-device: ## build what a device needs, bin/atls-ws-device
 
 demo: build ## show the whole path: server, middlebox, device, a signal and its ack
 	@bin/atls-ws demo
+
+cluster-demo: build ## show three nodes with 200 devices: one is killed, then each is restarted
+	@bin/atls-ws demo --cluster
 
 test: ## run the tests that need nothing but Go
 	$(GO) test $(PKGS)

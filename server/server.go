@@ -120,6 +120,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	case http.MethodGet:
 	default:
+		// A load balancer looks with HEAD: 405 takes devices, 503 is stopping.
+		if !s.takes(w) {
+			return
+		}
 		w.Header().Set("Allow", "GET, POST")
 		http.Error(w, "atls-ws: GET with a WebSocket upgrade, or POST", http.StatusMethodNotAllowed)
 		return
@@ -199,13 +203,27 @@ func (s *Server) serve(conn net.Conn, r *http.Request, bound time.Duration) (rea
 	return s.adopt(sess, r.RemoteAddr)
 }
 
+// takes says whether the server is not stopping, or answers the request.
+func (s *Server) takes(w http.ResponseWriter) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		stopping(w)
+	}
+	return !s.closed
+}
+
+func stopping(w http.ResponseWriter) {
+	w.Header().Set("Retry-After", "1") // whoever takes over does not wait for us
+	http.Error(w, "atls-ws: this server is stopping", http.StatusServiceUnavailable)
+}
+
 // enter admits a request to the costly part, or answers it.
 func (s *Server) enter(w http.ResponseWriter) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		w.Header().Set("Retry-After", "1") // whoever takes over does not wait for us
-		http.Error(w, "atls-ws: this server is stopping", http.StatusServiceUnavailable)
+		stopping(w)
 		return false
 	}
 	if s.halfOpen >= s.cfg.Limits.HalfOpen || len(s.live)+len(s.httpPeers) >= s.cfg.Limits.Sessions {
@@ -402,38 +420,6 @@ func (s *Server) Transport(device, service string) *http.Transport {
 	return session.Transport(func(ctx context.Context) (net.Conn, error) {
 		return s.DialDevice(ctx, device, service)
 	})
-}
-
-// Shutdown asks all devices to reconnect, waits for them to go while ctx lasts,
-// and closes. New connections get 503.
-func (s *Server) Shutdown(ctx context.Context) error {
-	s.mu.Lock()
-	s.closed = true
-	live := make([]*Session, 0, len(s.live))
-	for sess := range s.live {
-		live = append(live, sess)
-	}
-	s.mu.Unlock()
-	// Devices come back over a while that grows with their number.
-	spread := time.Second + time.Duration(len(live))*time.Millisecond
-	var telling sync.WaitGroup
-	for _, sess := range live {
-		telling.Go(func() {
-			ctx, cancel := context.WithTimeout(ctx, byeTimeout)
-			defer cancel()
-			_ = sess.Drain(ctx, time.Second, spread)
-		})
-	}
-	telling.Wait()
-	for _, sess := range live {
-		select {
-		case <-sess.Done():
-			continue
-		case <-ctx.Done():
-		}
-		break
-	}
-	return errors.Join(ctx.Err(), s.Close())
 }
 
 // Close ends all sessions, telling the devices, and waits for everything that

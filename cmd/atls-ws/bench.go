@@ -159,6 +159,9 @@ func benchPush(ctx context.Context, c *cli.Context, f *sim.Fleet, figures *bench
 
 func (b *benchFigures) print(w io.Writer) {
 	_, _ = fmt.Fprintf(w, "%d devices, %d sessions, %.0f connects/s; connect: %s\n", b.Devices, b.Sessions, b.ConnectsPerSecond, b.Connect)
+	if again := b.Sessions - b.Devices; again > 0 {
+		_, _ = fmt.Fprintf(w, "%d reconnections, in the busiest second %d\n", again, b.Busiest)
+	}
 	if b.Acked+b.NotAcked > 0 {
 		_, _ = fmt.Fprintf(w, "%d signals acked, %d not; %.0f acks/s; push to ack: %s\n", b.Acked, b.NotAcked, b.AcksPerSecond, b.Ack)
 	} else {

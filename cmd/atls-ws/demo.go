@@ -36,9 +36,17 @@ func demoCommand() *cli.Command {
 		Description: "Makes a throw-away PKI, starts a server, a TLS-intercepting middlebox and a device behind it as\n" +
 			"real processes on loopback, pushes a signal, fetches a web page of the device, and stops everything.\n" +
 			"Ctrl-C ends it at any moment and leaves nothing behind.",
+		Flags: []cli.Flag{&cli.BoolFlag{Name: "cluster", Usage: "instead show three nodes with 200 devices: one is killed while signals are pushed, then each is restarted"}},
 		Action: func(c *cli.Context) error {
 			if err := wantArgs(c, 0, 0); err != nil {
 				return err
+			}
+			if c.Bool("cluster") {
+				// Devices are in this process: SIGPIPE is also of their connections.
+				signal.Ignore(syscall.SIGPIPE)
+				ctx, stop := signal.NotifyContext(c.Context, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+				defer stop()
+				return runClusterDemo(ctx, stop, c.App.Writer)
 			}
 			ctx, stop := signal.NotifyContext(c.Context, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
 			defer stop() // after everything is gone: a second Ctrl-C waits too
@@ -49,12 +57,14 @@ func demoCommand() *cli.Command {
 
 // demo is a run of the demo: what it started, and what a step tells the next.
 type demo struct {
-	ctx  context.Context // ends at Ctrl-C
-	out  io.Writer
-	exe  string
-	dir  string
-	n    int // the step
-	ends []func()
+	ctx   context.Context // ends at Ctrl-C
+	out   io.Writer
+	step  time.Duration // for each step
+	again string        // the command
+	exe   string
+	dir   string
+	n     int // the step
+	ends  []func()
 
 	children []*child.Child
 	box      *middlebox.Proxy
@@ -62,8 +72,14 @@ type demo struct {
 	page     string // of the device: a URL
 }
 
-func runDemo(ctx context.Context, out io.Writer) (err error) {
-	d := &demo{ctx: ctx, out: out}
+func runDemo(ctx context.Context, out io.Writer) error {
+	d := &demo{ctx: ctx, out: out, step: demoStep, again: "atls-ws demo"}
+	return d.play(d.makePKI, d.startServer, d.startMiddlebox, d.startDevice, d.compareOuterAndInner, d.pushSignal, d.fetchPage, d.stop)
+}
+
+// play goes through the steps, and stops everything at the end or on the way.
+func (d *demo) play(steps ...func(context.Context) error) (err error) {
+	ctx := d.ctx
 	defer func() {
 		tails := ""
 		for _, c := range d.children {
@@ -74,16 +90,14 @@ func runDemo(ctx context.Context, out io.Writer) (err error) {
 		}
 		switch {
 		case ctx.Err() != nil:
-			err = withNext(errors.New("interrupted; every process is stopped and the temporary files are removed"), "atls-ws demo")
+			err = withNext(errors.New("interrupted; every process is stopped and the temporary files are removed"), d.again)
 		case err != nil:
-			err = withNext(fmt.Errorf("step %d: %w\n%s", d.n, err, tails), "the log lines above say what went wrong; run atls-ws demo again")
+			err = withNext(fmt.Errorf("step %d: %w\n%s", d.n, err, tails), "the log lines above say what went wrong; run "+d.again+" again")
 		}
 	}()
-	for _, step := range []func(context.Context) error{
-		d.makePKI, d.startServer, d.startMiddlebox, d.startDevice, d.compareOuterAndInner, d.pushSignal, d.fetchPage, d.stop,
-	} {
+	for _, step := range steps {
 		d.n++
-		sctx, cancel := context.WithTimeout(ctx, demoStep)
+		sctx, cancel := context.WithTimeout(ctx, d.step)
 		err := step(sctx)
 		cancel()
 		if err != nil {

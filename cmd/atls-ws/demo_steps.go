@@ -22,8 +22,7 @@ import (
 	"github.com/atls-ws/atls-ws/internal/pki"
 )
 
-func (d *demo) makePKI(ctx context.Context) (err error) {
-	d.say("A throw-away PKI is made: an authority, the service's certificate, the device's certificate.")
+func (d *demo) makeDir() (err error) {
 	if d.exe, err = os.Executable(); err != nil {
 		return err
 	}
@@ -31,6 +30,14 @@ func (d *demo) makePKI(ctx context.Context) (err error) {
 		return err
 	}
 	d.ends = append(d.ends, func() { _ = os.RemoveAll(d.dir) })
+	return nil
+}
+
+func (d *demo) makePKI(ctx context.Context) (err error) {
+	d.say("A throw-away PKI is made: an authority, the service's certificate, the device's certificate.")
+	if err := d.makeDir(); err != nil {
+		return err
+	}
 	if _, err := d.run(ctx, nil, "pki", "init", "--dir", "pki"); err != nil {
 		return err
 	}

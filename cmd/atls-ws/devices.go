@@ -5,6 +5,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -49,8 +50,15 @@ func devicesCommand() *cli.Command {
 }
 
 func devicesTable(c *cli.Context, all []admin.Device) error {
-	return table(c, "DEVICE\tSESSION\tSINCE\tADDRESS\tCARRIER\tOUTER\tSERVICES", func(t *tabwriter.Writer) {
+	head, nodes := "DEVICE\tSESSION\tSINCE\tADDRESS\tCARRIER\tOUTER\tSERVICES", false
+	if slices.ContainsFunc(all, func(d admin.Device) bool { return d.Node != "" }) {
+		head, nodes = "NODE\t"+head, true
+	}
+	return table(c, head, func(t *tabwriter.Writer) {
 		for _, d := range all {
+			if nodes {
+				_, _ = fmt.Fprint(t, d.Node+"\t")
+			}
 			_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", d.Device, d.Session, stamp(d.Since), d.Address, cell(d.Carrier), cell(outerWords(d)), list(d.Services))
 		}
 	})

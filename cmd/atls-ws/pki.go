@@ -35,6 +35,9 @@ func pkiCommand() *cli.Command {
 		}, {
 			Name: "device", Usage: "make the certificate of the device ID", ArgsUsage: "ID",
 			Flags: []cli.Flag{dir, days, force}, Action: pkiDevice,
+		}, {
+			Name: "node", Usage: "make the certificate of the node NAME of a cluster of servers", ArgsUsage: "NAME",
+			Flags: []cli.Flag{dir, days, force}, Action: pkiNode,
 		}, pkiTokenCommand(dir)},
 	}
 }
@@ -108,6 +111,23 @@ func pkiDevice(c *cli.Context) error {
 		return err
 	}
 	return pkiWrite(c, pair, pki.DeviceFile(id))
+}
+
+func pkiNode(c *cli.Context) error {
+	validity, err := pkiValidity(c, 1)
+	if err != nil {
+		return err
+	}
+	ca, err := pkiLoad(c)
+	if err != nil {
+		return err
+	}
+	name := c.Args().First()
+	pair, err := ca.Node(name, validity)
+	if err != nil {
+		return err
+	}
+	return pkiWrite(c, pair, pki.NodeFile(name))
 }
 
 // pkiValidity checks the number of arguments and returns what --days says.

@@ -27,20 +27,27 @@ func serverCommand() *cli.Command {
 		&cli.StringFlag{Name: "outer-key", Usage: "`FILE` with its key"},
 		&cli.StringFlag{Name: "data", Usage: "`FOLDER` in which signals are kept (default: " + config.DefaultData() + ")", EnvVars: []string{"ATLS_WS_DATA"}},
 		&cli.StringFlag{Name: "nats", Usage: "`URL` of a NATS server or cluster that keeps the signals instead (default: inside this server)", EnvVars: []string{"ATLS_WS_NATS"}},
+		&cli.StringFlag{Name: "node", Usage: "`NAME` of this node of a cluster; in paths of the configuration, {node} stands for it", EnvVars: []string{"ATLS_WS_NODE"}},
+		&cli.StringFlag{Name: "cluster-listen", Usage: "`HOST:PORT` for the other nodes", EnvVars: []string{"ATLS_WS_CLUSTER_LISTEN"}},
+		&cli.StringFlag{Name: "cluster-advertise", Usage: "`HOST:PORT` as the other nodes reach it (default: cluster-listen)", EnvVars: []string{"ATLS_WS_CLUSTER_ADVERTISE"}},
+		&cli.StringFlag{Name: "nats-listen", Usage: "`HOST:PORT` for the NATS inside the other nodes", EnvVars: []string{"ATLS_WS_NATS_LISTEN"}},
+		&cli.DurationFlag{Name: "drain", Usage: "how long devices have to move to another node, or come back, when the server stops (default: 10s)", EnvVars: []string{"ATLS_WS_DRAIN"}},
 		&cli.BoolFlag{Name: "allow-exec", Usage: "let services of the configuration be programs"},
 		adminFlag(),
 	)
+	flags = append(flags, logFlags()...)
 	return &cli.Command{
 		Name:   "server",
 		Usage:  "take devices' connections, and let operators push to them and dial them",
-		Flags:  append(flags, logFlags()...),
+		Flags:  flags,
 		Action: runServer,
 	}
 }
 
 var serverFields = map[string]string{
 	"listen": "listen", "inner.cert": "inner-cert", "inner.key": "inner-key", "inner.client_ca": "client-ca",
-	"outer.cert": "outer-cert", "outer.key": "outer-key", "admin": "admin", "data": "data", "nats.url": "nats", "log.level": "log-level", "log.format": "log-format",
+	"outer.cert": "outer-cert", "outer.key": "outer-key", "admin": "admin", "data": "data", "nats.url": "nats", "cluster.node": "node", "cluster.listen": "cluster-listen",
+	"cluster.advertise": "cluster-advertise", "nats.cluster.listen": "nats-listen", "drain": "drain", "log.level": "log-level", "log.format": "log-format",
 }
 
 func runServer(c *cli.Context) error {
@@ -86,9 +93,14 @@ func serverConfig(c *cli.Context) (*config.Server, error) {
 	overlay(c, map[string]*string{
 		"listen": &cfg.Listen, "inner-cert": &cfg.Inner.Cert, "inner-key": &cfg.Inner.Key, "client-ca": &cfg.Inner.ClientCA,
 		"outer-cert": &cfg.Outer.Cert, "outer-key": &cfg.Outer.Key, "admin": &cfg.Admin, "data": &cfg.Data, "nats": &cfg.NATS.URL,
+		"node": &cfg.Cluster.Node, "cluster-listen": &cfg.Cluster.Listen, "cluster-advertise": &cfg.Cluster.Advertise, "nats-listen": &cfg.NATS.Cluster.Listen,
 		"log-level": &cfg.Log.Level, "log-format": &cfg.Log.Format,
 	})
 	cfg.AllowExec = cfg.AllowExec || c.Bool("allow-exec")
+	if c.IsSet("drain") {
+		cfg.Drain = c.Duration("drain")
+	}
+	cfg.ForNode()
 	if c.Bool("dev") {
 		if err := makeDev(c.String("dir"), cfg); err != nil {
 			return nil, err

@@ -145,6 +145,16 @@ func (c *Child) Stop(grace time.Duration) {
 	}
 }
 
+// Kill ends the process and whatever it started without asking, and waits for it.
+func (c *Child) Kill() {
+	select {
+	case <-c.done:
+	default:
+		killGroup(c.cmd)
+		<-c.done
+	}
+}
+
 func (c *Child) write(b []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

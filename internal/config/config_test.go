@@ -88,6 +88,54 @@ hooks:
 	}
 }
 
+func TestShippedClusterFileIsForEveryNode(t *testing.T) {
+	s, err := ReadServer("../../configs/cluster.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Cluster.Node = "b" // as --node does
+	s.ForNode()
+	if err := s.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasSuffix(s.Cluster.Cert, "pki/node-b.pem") || !strings.HasSuffix(s.Data, "data-b") || s.Cluster.Advertise != "node-b.example.net:7443" || len(s.NATS.Cluster.Routes) != 3 {
+		t.Errorf("%+v", s.Cluster)
+	}
+	for name, typ := range map[string]reflect.Type{"cluster": reflect.TypeOf(s.Cluster), "nats": reflect.TypeOf(s.NATS), "nats.cluster": reflect.TypeOf(s.NATS.Cluster)} {
+		for sub := range fields(typ) {
+			if s.src.lines[name+"."+sub] == 0 {
+				t.Errorf("it does not say %s.%s", name, sub)
+			}
+		}
+	}
+}
+
+func TestClusterProblemsAreFoundWithTheirLines(t *testing.T) {
+	_, err := LoadServer(write(t, "s.yaml", minimalServer+`nats:
+  url: nats://h
+  cluster:
+    listen: 127.0.0.1:6222
+    routes: ["http://h"]
+cluster:
+  node: a.b
+  listen: 0.0.0.0:7443
+`))
+	if err == nil {
+		t.Fatal("accepted")
+	}
+	for _, want := range []string{
+		":4: nats.cluster: NATS is elsewhere", "nats.cluster.name: missing", ":6: nats.cluster.routes: want a URL that begins with nats://, tls://",
+		":8: cluster.node: \"a.b\" is not a name", "cluster.advertise: missing: cluster.listen says every address", "cluster.cert: missing", "cluster.ca: missing",
+	} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("no %q in:\n%s", want, err)
+		}
+	}
+	if _, err := LoadServer(write(t, "s.yaml", minimalServer+"cluster: {node: a, listen: '127.0.0.1:1', cert: c, key: k, ca: a}\n")); err == nil || !strings.Contains(err.Error(), "the nodes share their NATS") {
+		t.Error(err)
+	}
+}
+
 func TestShippedFilesLoadAndSayEveryKey(t *testing.T) {
 	d, err := LoadDevice("../../configs/device.yaml")
 	if err != nil {

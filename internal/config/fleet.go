@@ -23,8 +23,10 @@ type NATS struct {
 	// CA is a PEM file of the authorities for the server's certificate. Empty: the
 	// system's.
 	CA string `yaml:"ca"`
-	// Replicas of each stream in a cluster; 0 is 1.
+	// Replicas of each stream in a cluster; 0 is 1, and 3 with Cluster.
 	Replicas int `yaml:"replicas"`
+	// Cluster makes the NATS inside the servers one.
+	Cluster NATSCluster `yaml:"cluster"`
 }
 
 // Queue bounds the signals that wait; 0 is the fleet package's default.
@@ -69,8 +71,8 @@ func (c *check) fleet(s *Server) {
 	}
 	if s.NATS.Replicas < 0 || s.NATS.Replicas > maxReplicas {
 		c.add("nats.replicas", fmt.Sprintf("want 1 to %d", maxReplicas))
-	} else if s.NATS.URL == "" && s.NATS.Replicas > 1 {
-		c.add("nats.replicas", "more than 1 goes with nats.url, of a cluster")
+	} else if s.NATS.URL == "" && s.NATS.Cluster.Listen == "" && s.NATS.Replicas > 1 {
+		c.add("nats.replicas", "more than 1 goes with nats.url, of a cluster, or with nats.cluster")
 	}
 	c.oneOf("queue.when_full", s.Queue.WhenFull, WhenFullRefuse, WhenFullDrop)
 	bounds := map[string]int64{

@@ -65,6 +65,11 @@ type Server struct {
 	Data string `yaml:"data"`
 	// NATS keeps the signals; by default inside the server.
 	NATS NATS `yaml:"nats"`
+	// Cluster makes the server one node of several.
+	Cluster Cluster `yaml:"cluster"`
+	// Drain is how long devices and streams have when the server stops; 0 is the
+	// daemon's default.
+	Drain time.Duration `yaml:"drain"`
 	// Queue bounds the signals that wait for devices.
 	Queue Queue `yaml:"queue"`
 	// Groups are names for several devices.
@@ -135,6 +140,7 @@ func LoadServer(path string) (*Server, error) {
 	if s == nil {
 		return nil, err
 	}
+	s.ForNode()
 	if err = errors.Join(err, s.Validate()); err != nil {
 		return nil, sorted(err)
 	}
@@ -160,7 +166,7 @@ func parseServer(data []byte, path string) (*Server, error) {
 	}
 	s.src = src
 	rebase(filepath.Dir(path), &s.Outer.Cert, &s.Outer.Key,
-		&s.Inner.Cert, &s.Inner.Key, &s.Inner.ClientCA, &s.Inner.FactoryCA, &s.Admin, &s.Data, &s.NATS.Credentials, &s.NATS.CA,
+		&s.Inner.Cert, &s.Inner.Key, &s.Inner.ClientCA, &s.Inner.FactoryCA, &s.Admin, &s.Data, &s.NATS.Credentials, &s.NATS.CA, &s.Cluster.Cert, &s.Cluster.Key, &s.Cluster.CA,
 		&s.Console.Cert, &s.Console.Key, &s.Console.ClientsCA, &s.Console.Tokens, &s.Audit)
 	rebase(filepath.Dir(path), &s.Enroll.Cert, &s.Enroll.Key, &s.Enroll.UpstreamCert, &s.Enroll.UpstreamKey, &s.Enroll.UpstreamCA, &s.Enroll.Tokens)
 	for name, file := range s.Anchors {
@@ -196,6 +202,8 @@ func (s *Server) Validate() error {
 	}
 	c.enroll(s)
 	c.fleet(s)
+	c.cluster(s)
+	c.notNegative("drain", int64(s.Drain))
 	c.routes(s.Routes, s.Services)
 	c.listeners(s.Listeners)
 	c.console(s.Console)

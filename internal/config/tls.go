@@ -202,5 +202,9 @@ func (s *Server) Check() error {
 	if s.Console != (Console{}) {
 		_, console = s.Console.TLS()
 	}
-	return errors.Join(inner, outer, anchors, console, s.checkEnroll())
+	var cluster error
+	if s.Cluster.On() {
+		_, cluster = s.Cluster.TLS()
+	}
+	return errors.Join(inner, outer, anchors, console, cluster, s.checkEnroll())
 }

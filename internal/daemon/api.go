@@ -1,13 +1,11 @@
 package daemon
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"log/slog"
 	"net/http"
-	"slices"
 
 	"github.com/atls-ws/atls-ws/internal/daemon/access"
 	"github.com/atls-ws/atls-ws/internal/daemon/admin"
@@ -69,22 +67,27 @@ func (t *table) HandleFunc(pattern string, fn func(http.ResponseWriter, *http.Re
 }
 
 func (a *api) devices(w http.ResponseWriter, r *http.Request) {
+	sees := func(device string) bool { return a.guard.Sees(operator(r), device) }
+	reply(w, http.StatusOK, newest(append(a.connected(sees), a.reach.peers.devices(r.Context(), sees)...)))
+}
+
+// connected are the devices that are connected here, of those that the operator sees.
+func (a *api) connected(sees func(device string) bool) []admin.Device {
 	all := []admin.Device{}
 	for s := range a.server.Registry().All() {
-		if !a.guard.Sees(operator(r), s.Device()) {
+		if !sees(s.Device()) {
 			continue
 		}
 		all = append(all, a.about(s))
 	}
-	slices.SortFunc(all, func(a, b admin.Device) int { return cmp.Compare(a.Device, b.Device) })
-	reply(w, http.StatusOK, all)
+	return all
 }
 
 // about is what a device that is connected looks like to operators.
 func (a *api) about(s *server.Session) admin.Device {
 	hello := s.Hello()
 	d := admin.Device{
-		Device: s.Device(), Session: s.ID(), Since: s.Opened().UTC(), Address: s.RemoteAddr().String(),
+		Device: s.Device(), Node: a.fleet.Node(), Session: s.ID(), Since: s.Opened().UTC(), Address: s.RemoteAddr().String(),
 		Carrier: hello.Carrier, Software: hello.Software, Services: hello.Services, Counts: a.outer.of(s.Device()),
 	}
 	if d.Services == nil {

@@ -61,7 +61,7 @@ func Run(ctx context.Context, cfg *config.Server, o Options) error {
 	if err := d.open(ctx, cfg); err != nil {
 		return err
 	}
-	ended := make(chan error, 3)
+	ended := make(chan error, 4)
 	serve := func(what string, srv *http.Server, l net.Listener) {
 		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 			ended <- fmt.Errorf("%s: %w", what, err)
@@ -71,6 +71,9 @@ func Run(ctx context.Context, cfg *config.Server, o Options) error {
 	d.wg.Go(func() { serve("admin socket", d.admin.http, d.adminListener) })
 	if d.console != nil {
 		d.wg.Go(func() { serve("console", d.console.http, d.console.listener) })
+	}
+	if d.peers != nil {
+		d.wg.Go(func() { serve("listener for nodes", d.peers.http, d.peers.listener) })
 	}
 	addr, socket := d.outerListener.Addr(), d.adminListener.path
 	d.log.Info("listening", "addr", addr.String(), "path", cfg.Path, "outer_tls", cfg.Outer.Cert != "", "admin", socket)

@@ -19,7 +19,6 @@ import (
 
 	"github.com/atls-ws/atls-ws/internal/answer"
 	"github.com/atls-ws/atls-ws/internal/config"
-	"github.com/atls-ws/atls-ws/internal/daemon/access"
 	"github.com/atls-ws/atls-ws/internal/est"
 	"github.com/atls-ws/atls-ws/internal/pki"
 	"github.com/atls-ws/atls-ws/server"
@@ -48,7 +47,7 @@ func enrollment(cfg *config.Server, log *slog.Logger) (*server.Enrollment, error
 	}
 	if patterns := cfg.Enroll.Devices; len(patterns) > 0 {
 		e.Allow = func(_ context.Context, r *server.EnrollRequest) error {
-			if slices.ContainsFunc(patterns, func(p string) bool { return access.Match(p, r.Device) }) {
+			if slices.ContainsFunc(patterns, func(p string) bool { return config.Match(p, r.Device) }) {
 				return nil
 			}
 			return fmt.Errorf("the server's rules give the device %q no certificate", answer.Printable(r.Device))

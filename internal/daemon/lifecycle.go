@@ -13,6 +13,7 @@ import (
 	"slices"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/atls-ws/atls-ws/internal/config"
 	"github.com/atls-ws/atls-ws/internal/daemon/access"
@@ -40,6 +41,8 @@ type daemon struct {
 	routes   *routes
 	ownHTTP  bool // the service http is the daemon's own
 	console  *console
+	peers    *peers
+	drain    time.Duration
 	wg       sync.WaitGroup
 
 	outerListener net.Listener
@@ -65,10 +68,16 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server) error {
 	if err != nil {
 		return err
 	}
+	d.drain = cmp.Or(cfg.Drain, shutdownTime)
+	if err := d.openPeers(ctx, cfg); err != nil {
+		return err
+	}
 	if d.guard, err = access.Open(cfg, d.file, d.log); err != nil {
 		return &StartError{fmt.Errorf("audit: %w", err), "name a file that can be written to, or remove audit from the configuration"}
 	}
-	if d.fleet, err = fleet.Open(ctx, d.fleetConfig(cfg)); err != nil {
+	fc := d.fleetConfig(cfg)
+	fc.Node = d.peers.node(cfg)
+	if d.fleet, err = fleet.Open(ctx, fc); err != nil {
 		return err
 	}
 	d.events = events.New(keptEvents)
@@ -127,11 +136,14 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server) error {
 	if outer != nil {
 		d.outerListener = tls.NewListener(d.outerListener, outer)
 	}
-	d.reach = &reach{server: d.server, wake: d.wake, limits: d.limits, dials: &limit.Peers{Conns: cmp.Or(cfg.Limits.Dials, defaultDials)}}
+	d.reach = &reach{server: d.server, wake: d.wake, fleet: d.fleet, peers: d.peers, limits: d.limits, dials: &limit.Peers{Conns: cmp.Or(cfg.Limits.Dials, defaultDials)}}
 	d.admin = newAPI(d.server, d.fleet, &d.counts, d.reach, d.guard, d.log)
 	d.admin.events, d.admin.emit = d.events, d.emit
 	api := d.allow(d.admin.routes())
 	d.admin.http = d.httpServer(api)
+	if d.peers != nil {
+		d.peers.answer()
+	}
 	if err := d.openConsole(ctx, cfg, api); err != nil {
 		return err
 	}
@@ -152,8 +164,8 @@ func (d *daemon) httpServer(h http.Handler) *http.Server {
 // listener stays open, for sessions over POST need it to their end. The admin API
 // stays until the devices are gone: what it is waiting for gets its answer.
 func (d *daemon) shutdown() {
-	d.log.Info("stopping", "devices", d.server.Registry().Len(), "within", shutdownTime.String())
-	ctx, cancel := context.WithTimeout(context.Background(), shutdownTime)
+	d.log.Info("stopping", "devices", d.server.Registry().Len(), "within", d.drain.String())
+	ctx, cancel := context.WithTimeout(context.Background(), d.drain)
 	defer cancel()
 	if d.console != nil {
 		d.wg.Go(func() { _ = d.console.http.Shutdown(ctx) })
@@ -197,6 +209,7 @@ func (d *daemon) close() {
 	if d.adminListener != nil {
 		_ = d.adminListener.Close()
 	}
+	d.peers.close()
 	d.wg.Wait()
 	if d.fleet != nil { // last: what the devices answered until now is stored
 		_ = d.fleet.Close()
@@ -212,7 +225,7 @@ func (d *daemon) fleetConfig(cfg *config.Server) fleet.Config {
 		Dir: cfg.Data, PerDevice: cfg.Queue.PerDevice, DropOldest: cfg.Queue.WhenFull == config.WhenFullDrop,
 		MaxBytes: int64(cfg.Queue.MaxMiB) << 20, MaxAge: cfg.Queue.MaxAge, Outcomes: cfg.Queue.Outcomes,
 		Groups: d.guard.Groups, CloudAge: cfg.Cloud.MaxAge, CloudBytes: int64(cfg.Cloud.MaxMiB) << 20, Logger: d.log,
-		NATS: fleet.NATS{URL: cfg.NATS.URL, Credentials: cfg.NATS.Credentials, CA: cfg.NATS.CA, Replicas: cfg.NATS.Replicas},
+		NATS: fleet.NATS{URL: cfg.NATS.URL, Credentials: cfg.NATS.Credentials, CA: cfg.NATS.CA, Replicas: cfg.NATS.Replicas, Cluster: fleet.NATSCluster(cfg.NATS.Cluster)},
 	}
 	if c.Dir == "" {
 		c.Dir = config.DefaultData()

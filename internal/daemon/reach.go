@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/atls-ws/atls-ws/internal/daemon/fleet"
 	"github.com/atls-ws/atls-ws/internal/limit"
 	"github.com/atls-ws/atls-ws/server"
 )
@@ -21,6 +22,8 @@ const (
 // reach connects to services of devices, within the limits of a device.
 type reach struct {
 	server *server.Server
+	fleet  *fleet.Fleet
+	peers  *peers       // nil: there are no other nodes
 	limits *limit.Peers // rates, shared with what the device itself opens
 	dials  *limit.Peers // number of connections
 	// wake queues a signal for a device that is waited for; its error is logged.
@@ -35,16 +38,30 @@ type reached struct {
 	once     sync.Once
 }
 
-// dial connects to a service of a device. It waits for a device that is not
-// connected as long as wait. The caller owns the connection.
+// dial connects to a service of a device, here or at another node. It waits for
+// a device that is not connected as long as wait. The caller owns the connection.
 func (r *reach) dial(ctx context.Context, device, service string, wait time.Duration) (*reached, error) {
+	return r.within(device, func() (net.Conn, error) { return r.connect(ctx, device, service, wait) })
+}
+
+// dialHere is dial for another node: the device is here, or it is not connected.
+func (r *reach) dialHere(ctx context.Context, device, service string) (*reached, error) {
+	return r.within(device, func() (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, serviceTimeout)
+		defer cancel()
+		return r.server.DialDevice(ctx, device, service)
+	})
+}
+
+// within connects within the limits of the device.
+func (r *reach) within(device string, connect func() (net.Conn, error)) (*reached, error) {
 	leaveDials, ok := r.dials.Enter(device)
 	if !ok {
 		return nil, &server.RefusedError{Code: server.Busy, Text: fmt.Sprintf("%d connections to this device are open", r.dials.Conns)}
 	}
 	leaveLimits, _ := r.limits.Enter(device) // bounds rates alone
 	leave := func() { leaveDials(); leaveLimits() }
-	conn, err := r.connect(ctx, device, service, wait)
+	conn, err := connect()
 	if err != nil {
 		leave()
 		return nil, err
@@ -58,18 +75,24 @@ func (r *reach) connect(ctx context.Context, device, service string, wait time.D
 			r.wake(ctx, device, service, wait)
 		}
 		waiting, cancel := context.WithTimeout(ctx, wait)
-		_, err := r.server.Registry().Wait(waiting, device)
+		err := r.fleet.Wait(waiting, device)
 		cancel()
 		switch {
 		case ctx.Err() != nil:
 			return nil, ctx.Err()
-		case err != nil:
+		case errors.Is(err, context.DeadlineExceeded):
 			return nil, &lateError{wait}
+		case err != nil:
+			return nil, err
 		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, serviceTimeout)
 	defer cancel()
-	return r.server.DialDevice(ctx, device, service)
+	conn, err := r.server.DialDevice(ctx, device, service)
+	if r.peers != nil && errors.Is(err, server.ErrNotConnected) {
+		return r.peers.connect(ctx, device, service)
+	}
+	return conn, err
 }
 
 // lateError is a server.ErrNotConnected after some waiting.

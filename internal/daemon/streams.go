@@ -3,6 +3,7 @@ package daemon
 import (
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"strconv"
@@ -45,34 +46,39 @@ func (a *api) dial(w http.ResponseWriter, r *http.Request) {
 		replyError(w, err)
 		return
 	}
+	a.hand(w, stream, a.log.With("device", r.PathValue("id"), "service", r.PathValue("service")))
+}
+
+// hand answers a request for a service with the connection to it.
+func (s *streams) hand(w http.ResponseWriter, stream *reached, log *slog.Logger) {
 	conn, buf, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		_ = stream.Close()
 		fail(w, http.StatusInternalServerError, err.Error())
 		return
 	}
-	id := a.begin()
-	a.wg.Go(func() {
+	id := s.begin()
+	s.wg.Go(func() {
 		_, _ = fmt.Fprintf(buf, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n%s: %d\r\n\r\n",
 			admin.Protocol, admin.StreamHeader, id)
 		_ = buf.Flush() // an error shows in what follows
-		stream.failed = func(err error) { a.fail(id, err) }
+		stream.failed = func(err error) { s.fail(id, err) }
 		if err := server.Splice(&hijacked{Conn: conn, ahead: buf}, stream); err != nil {
-			a.log.Debug("operator's connection broke", "device", r.PathValue("id"), "service", r.PathValue("service"), "err", err)
+			log.Debug("operator's connection broke", "err", err)
 		}
 	})
 }
 
 // stream tells an operator whose socket has ended whether that was the end.
-func (a *api) stream(w http.ResponseWriter, r *http.Request) {
+func (s *streams) stream(w http.ResponseWriter, r *http.Request) {
 	id, err := strconv.ParseUint(r.PathValue("stream"), 10, 64)
 	if err != nil {
 		fail(w, http.StatusBadRequest, "want the number of a stream")
 		return
 	}
-	a.mu.Lock()
-	text, failed := a.failed[id]
-	a.mu.Unlock()
+	s.mu.Lock()
+	text, failed := s.failed[id]
+	s.mu.Unlock()
 	if failed {
 		reply(w, http.StatusOK, admin.Outcome{State: admin.Failed, Text: text})
 		return

@@ -63,6 +63,8 @@ type Session struct {
 	inbound atomic.Int32
 	signals signalSender
 	nsignal atomic.Int32 // inbound signal streams
+	// outbound service streams
+	outbound atomic.Int32
 
 	sealedCount atomic.Uint64 // requests outside, see NextSealed
 
@@ -180,6 +182,9 @@ func (s *Session) ReconnectIn() time.Duration {
 
 // Busy says whether any stream is open, in either direction.
 func (s *Session) Busy() bool { return s.mux.NumStreams() > 0 }
+
+// InUse says whether a stream to a service is open, in either direction.
+func (s *Session) InUse() bool { return s.outbound.Load()+s.inbound.Load() > s.nsignal.Load() }
 
 // Streams is how many streams the peer has open.
 func (s *Session) Streams() int { return int(s.inbound.Load()) }

@@ -274,6 +274,10 @@ func (s *Session) open(ctx context.Context, service string) (*Stream, error) {
 		return nil, err
 	}
 	st := &Stream{ys: ys, session: s, service: service, free: func() {}}
+	if service != proto.ServiceSignals {
+		s.outbound.Add(1)
+		st.free = func() { s.outbound.Add(-1) }
+	}
 	stop := context.AfterFunc(ctx, func() { _ = ys.SetDeadline(time.Unix(1, 0)) })
 	err = proto.WriteOpen(st, service)
 	var answer proto.Answer

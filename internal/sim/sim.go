@@ -23,6 +23,9 @@ type Options struct {
 	CA     *pki.CA // that the server trusts: it issues the devices' certificates; required
 	Prefix string  // of the devices' ids; sim-
 	Count  int     // of devices
+	// Carrier is the devices'; WebSocket alone goes through what spreads connections
+	// without looking into them.
+	Carrier client.Carrier
 	// Delay is how long each signal is handled.
 	Delay time.Duration
 	// Handle, if set, answers the signals instead, after Delay.
@@ -41,8 +44,9 @@ type Fleet struct {
 	sessions int
 	up       map[string]bool
 	signals  int
-	first    time.Time // session
-	last     time.Time // first session of a device
+	first    time.Time   // session
+	last     time.Time   // first session of a device
+	again    []time.Time // later sessions
 }
 
 type device struct {
@@ -69,7 +73,7 @@ func New(o Options) (*Fleet, error) {
 			return nil, err
 		}
 		c := &client.Config{
-			URL: o.URL, Mux: new(client.Mux), Software: "atls-ws simulator", Logger: o.Logger,
+			URL: o.URL, Mux: new(client.Mux), Software: "atls-ws simulator", Carrier: o.Carrier, Logger: o.Logger,
 			TLS:          &tls.Config{RootCAs: o.CA.Pool(), ServerName: pki.ServerName, Certificates: []tls.Certificate{cert}},
 			Proxy:        func(*http.Request) (*url.URL, error) { return nil, nil },
 			OnConnect:    func(*client.Session) { f.connected(d) },
@@ -125,6 +129,9 @@ func (f *Fleet) connected(d *device) {
 	if f.first.IsZero() {
 		f.first = now
 	}
+	if d.ready {
+		f.again = append(f.again, now)
+	}
 	if !d.ready {
 		d.ready, f.last = true, now
 		f.ready = append(f.ready, now.Sub(d.begun))
@@ -161,9 +168,18 @@ type Stats struct {
 	Up       int `json:"up"`       // devices with a session now
 	Sessions int `json:"sessions"` // made, reconnections too
 	Signals  int `json:"signals"`  // handled
+	// Busiest is the most reconnections within any second.
+	Busiest int `json:"busiest_second"`
 	// ConnectsPerSecond is that of the devices' first sessions, from the first to the last.
 	ConnectsPerSecond float64     `json:"connects_per_second"`
 	Connect           Percentiles `json:"connect"` // from a device's start to its first session
+}
+
+// CountAgain has Busiest count from now on.
+func (f *Fleet) CountAgain() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.again = nil
 }
 
 // Stats counts.
@@ -171,6 +187,12 @@ func (f *Fleet) Stats() Stats {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s := Stats{Up: len(f.up), Sessions: f.sessions, Signals: f.signals, Connect: PercentilesOf(f.ready)}
+	for i, j := 0, 0; j < len(f.again); j++ { // in order
+		for f.again[j].Sub(f.again[i]) >= time.Second {
+			i++
+		}
+		s.Busiest = max(s.Busiest, j-i+1)
+	}
 	if span := f.last.Sub(f.first).Seconds(); span > 0 {
 		s.ConnectsPerSecond = float64(len(f.ready)-1) / span
 	}

@@ -58,6 +58,7 @@ const (
 // Device is a device that is connected.
 type Device struct {
 	Device   string               `json:"device"`
+	Node     string               `json:"node,omitempty"` // of a cluster, at which it is connected
 	Session  string               `json:"session"`
 	Since    time.Time            `json:"since"`
 	Address  string               `json:"address"` // of whoever connected, perhaps a middlebox

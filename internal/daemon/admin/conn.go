@@ -3,6 +3,7 @@ package admin
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -78,6 +79,13 @@ func (c *Conn) Read(p []byte) (int, error) {
 
 // CloseWrite ends the direction to the device.
 func (c *Conn) CloseWrite() error { return c.Conn.(interface{ CloseWrite() error }).CloseWrite() }
+
+// Reset makes the coming Close a failure for the other end, where it can.
+func (c *Conn) Reset() {
+	if t, ok := c.Conn.(*tls.Conn); ok {
+		_ = t.NetConn().Close() // TLS says no goodbye
+	}
+}
 
 func (c *Conn) verdict() error {
 	ctx, cancel := context.WithTimeout(context.Background(), grace)

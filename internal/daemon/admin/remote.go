@@ -20,7 +20,8 @@ type Remote struct {
 	Cert, Key string // PEM files of the operator's certificate
 	CA        string // PEM file of the authorities that vouch for the console; empty: the system's
 
-	url string
+	url  string
+	node *node
 }
 
 // NewRemote makes a client for the console at url, https://DOMAIN. It does no
@@ -44,6 +45,9 @@ func (c *Client) sign(req *http.Request) {
 }
 
 func (r *Remote) connect(ctx context.Context) (net.Conn, error) {
+	if r.node != nil {
+		return r.node.connect(ctx)
+	}
 	u, err := url.Parse(r.url)
 	if err != nil || u.Hostname() == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" {
 		return nil, errors.New("want https://DOMAIN or https://DOMAIN:PORT")

@@ -3,9 +3,11 @@ package fleet
 import (
 	"context"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -23,6 +25,9 @@ const handledBefore = "handled before; its answer was lost"
 // deliver sends what the queue has, in order and without waiting for each
 // answer, and returns when all of it has been answered.
 func (l *link) deliver(ctx context.Context) error {
+	if err := l.enter(ctx); err != nil {
+		return err
+	}
 	if err := l.settle(ctx); err != nil {
 		return err
 	}
@@ -53,6 +58,8 @@ func (l *link) sendAll(ctx context.Context, sent chan<- sentSignal) error {
 				s.state, s.text = admin.Dropped, "not a signal: "+err.Error()
 			case !time.Now().Before(sig.Expiry):
 				s.state = admin.Expired
+			case l.fence() != nil:
+				return l.fence()
 			case !l.sending(s.seq, s.id):
 				l.next = s.seq + 1
 				continue // canceled or dropped, and noted as such
@@ -94,8 +101,12 @@ func (l *link) fetch(ctx context.Context) ([]*nats.Msg, error) {
 		return nil, nil
 	}
 	m, err := l.f.store.fromLeader(ctx, signalStream, subject, l.next)
-	if m == nil || err != nil {
+	if err != nil {
 		return nil, err
+	}
+	if m == nil {
+		l.next = want + 1 // all up to there had been stored
+		return nil, nil
 	}
 	return []*nats.Msg{m}, nil
 }
@@ -105,21 +116,38 @@ func (l *link) fetch(ctx context.Context) ([]*nats.Msg, error) {
 func (s *store) fromLeader(ctx context.Context, stream, subject string, from uint64) (*nats.Msg, error) {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
-	st, err := s.js.Stream(ctx, stream)
+	request, _ := json.Marshal(map[string]any{"seq": max(from, 1), "next_by_subj": subject})
+	// The library would ask any replica, for the stream allows that.
+	answer, err := s.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+stream, request)
 	if err != nil {
 		return nil, s.unavailable(err)
 	}
-	raw, err := st.GetMsg(ctx, max(from, 1), jetstream.WithGetMsgSubject(subject))
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return nil, nil
-	} else if err != nil {
+	var got struct {
+		Message struct {
+			Subject string    `json:"subject"`
+			Seq     uint64    `json:"seq"`
+			Header  []byte    `json:"hdrs"`
+			Data    []byte    `json:"data"`
+			Time    time.Time `json:"time"`
+		} `json:"message"`
+	}
+	if err := apiError(answer); err != nil {
+		if api := (*jetstream.APIError)(nil); errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeMessageNotFound {
+			return nil, nil
+		}
 		return nil, s.unavailable(err)
 	}
-	m := &nats.Msg{Subject: raw.Subject, Header: raw.Header, Data: raw.Data}
-	if m.Header == nil {
-		m.Header = nats.Header{}
+	if err := json.Unmarshal(answer.Data, &got); err != nil {
+		return nil, fmt.Errorf("answer of JetStream: %w", err)
 	}
-	m.Header.Set("Nats-Sequence", fmt.Sprint(raw.Sequence))
+	raw := got.Message
+	m := &nats.Msg{Subject: raw.Subject, Data: raw.Data, Header: nats.Header{}}
+	if len(raw.Header) > 0 {
+		if m.Header, err = nats.DecodeHeadersMsg(raw.Header); err != nil {
+			return nil, fmt.Errorf("answer of JetStream: %w", err)
+		}
+	}
+	m.Header.Set("Nats-Sequence", strconv.FormatUint(raw.Seq, 10))
 	m.Header.Set("Nats-Time-Stamp", raw.Time.Format(time.RFC3339Nano))
 	return m, nil
 }
@@ -145,8 +173,9 @@ type answers struct {
 
 // storing is an outcome on its way to the disk; without an ack it is yet to go.
 type storing struct {
-	o   admin.Outcome
-	ack jetstream.PubAckFuture
+	o     admin.Outcome
+	first bool // it is stored only when there is none
+	ack   jetstream.PubAckFuture
 }
 
 func (a *answers) collect(ctx context.Context) error {
@@ -192,16 +221,19 @@ func (a *answers) one(ctx context.Context, s sentSignal) error {
 	}
 	o.Time = time.Now().UTC()
 	if _, err := parseID(s.id); err == nil {
-		a.outs = append(a.outs, storing{o, a.l.f.store.begin(&o)})
+		// What no device has said must not take the place of what one did say to
+		// another node.
+		first := s.pending == nil || o.Text == handledBefore
+		a.outs = append(a.outs, storing{o, first, a.l.f.store.begin(&o, first)})
 	}
 	a.upTo = s.seq
 	return nil
 }
 
 // begin starts to store an outcome; nil when that is not possible now.
-func (s *store) begin(o *admin.Outcome) jetstream.PubAckFuture {
+func (s *store) begin(o *admin.Outcome, first bool) jetstream.PubAckFuture {
 	var opts []jetstream.PublishOpt
-	if o.Text == handledBefore { // if its answer is not lost after all, that one stays
+	if first { // if there is an outcome after all, that one stays
 		opts = append(opts, jetstream.WithExpectLastSequencePerSubject(0))
 	}
 	ack, _ := s.js.PublishMsgAsync(outcomeMessage(o), opts...)
@@ -214,7 +246,7 @@ func (a *answers) flush(ctx context.Context) error {
 	pause := retryPause
 	for {
 		err := a.tryFlush(ctx)
-		if err == nil || ctx.Err() != nil {
+		if err == nil || ctx.Err() != nil || errors.Is(err, errOutrun) {
 			return err
 		}
 		a.l.f.log.Debug("answers are not stored yet", "device", a.l.device, "err", err, "retry_in", pause.String())
@@ -236,7 +268,7 @@ func (a *answers) tryFlush(ctx context.Context) error {
 	for i := range a.outs {
 		out := &a.outs[i]
 		if out.ack == nil {
-			if out.ack = a.l.f.store.begin(&out.o); out.ack == nil {
+			if out.ack = a.l.f.store.begin(&out.o, out.first); out.ack == nil {
 				return errNotStored
 			}
 		}
@@ -260,6 +292,9 @@ func (a *answers) tryFlush(ctx context.Context) error {
 		return failed
 	}
 	a.outs = a.outs[:0]
+	if err := a.l.fence(); err != nil {
+		return err // the queue is the newer session's, which finds what is answered
+	}
 	if err := a.l.f.store.purge(ctx, a.l.token, a.upTo); err != nil {
 		return err
 	}

@@ -144,7 +144,7 @@ func (f *Fleet) Known(ctx context.Context, fn func(device string, groups []strin
 
 // Seen says whether the device was ever connected.
 func (f *Fleet) Seen(ctx context.Context, device string) (bool, error) {
-	if f.link(device) != nil {
+	if f.Online(device) {
 		return true, nil
 	}
 	m, err := f.store.last(ctx, deviceStream, deviceSubject+"."+token(device))

@@ -99,6 +99,9 @@ type UnavailableError struct {
 	next string
 }
 
+// Unavailable makes one, with what to do about it.
+func Unavailable(err error, next string) error { return &UnavailableError{err, next} }
+
 // Error gives the reason.
 func (e *UnavailableError) Error() string { return e.Err.Error() }
 

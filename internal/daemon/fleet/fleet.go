@@ -62,7 +62,9 @@ type Config struct {
 	Hooks      []Hook
 	CloudAge   time.Duration // for which the signals of devices are kept
 	CloudBytes int64
-	Logger     *slog.Logger // required
+	// Node makes this one of several that share NATS; nil: it is alone.
+	Node   *Node
+	Logger *slog.Logger // required
 }
 
 // NATS names a NATS server or cluster; without a URL one is embedded.
@@ -70,7 +72,8 @@ type NATS struct {
 	URL         string // nats:// or tls://, several with commas
 	Credentials string // file
 	CA          string // PEM file, for the server's certificate
-	Replicas    int    // of each stream; 1
+	Replicas    int    // of each stream; 1, of an embedded cluster 3
+	Cluster     NATSCluster
 }
 
 func (c Config) complete() Config {
@@ -80,7 +83,11 @@ func (c Config) complete() Config {
 	c.Outcomes = orDefault(c.Outcomes, DefaultOutcomes)
 	c.CloudAge = orDefault(c.CloudAge, DefaultCloudAge)
 	c.CloudBytes = orDefault(c.CloudBytes, DefaultCloudBytes)
-	c.NATS.Replicas = orDefault(c.NATS.Replicas, 1)
+	replicas := 1
+	if c.NATS.Cluster.Listen != "" {
+		replicas = 3
+	}
+	c.NATS.Replicas = orDefault(c.NATS.Replicas, replicas)
 	if c.Groups == nil {
 		c.Groups = func() config.Groups { return nil }
 	}
@@ -117,6 +124,7 @@ type Fleet struct {
 	ringAll  chan struct{}
 	known    *knownDevices
 	denied   *denials
+	nodes    *nodes // nil: there is one
 
 	mu       sync.Mutex
 	closed   bool
@@ -138,12 +146,16 @@ func Open(ctx context.Context, c Config) (*Fleet, error) {
 		hooks:   newHookClient(),
 		ringAll: make(chan struct{}, 1), links: map[string]*link{},
 	}
+	f.nodes = newNodes(f, c.Node)
 	f.ctx, f.cancel = context.WithCancel(context.Background())
 	if f.queue, err = s.makeStreams(ctx, &c); err == nil {
 		err = f.listenForBells(ctx)
 	}
 	if err == nil {
 		f.denied, err = openDenials(ctx, f)
+	}
+	if err == nil && c.Node != nil {
+		err = f.nodes.join(ctx)
 	}
 	if err != nil {
 		f.cancel()
@@ -194,7 +206,12 @@ func (f *Fleet) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTime)
 	defer cancel()
 	f.known.flush(ctx)
-	if last, err := f.store.lastSeq(ctx); err == nil {
+	if f.nodes != nil {
+		f.nodes.leave(ctx)
+	}
+	if f.store.dir == "" || f.store.clustered {
+		// nothing is noted
+	} else if last, err := f.store.lastSeq(ctx); err == nil {
 		_ = f.store.noteHighWater(f.queue, last) // a former note does as well
 	}
 	f.hooks.CloseIdleConnections()
@@ -236,7 +253,11 @@ func (f *Fleet) listenForBells(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("fleet: %w", err)
 	}
-	last, err := f.store.lastSeq(ctx)
+	var last uint64
+	err = f.store.settled(ctx, func(ctx context.Context) (err error) {
+		last, err = f.store.lastSeq(ctx)
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -247,6 +268,7 @@ func (f *Fleet) listenForBells(ctx context.Context) error {
 	f.store.nc.SetReconnectHandler(func(*nats.Conn) {
 		f.log.Info("nats is back")
 		f.missed()
+		f.nodes.doubt()
 	})
 	f.wg.Go(func() {
 		defer func() { _ = sub.Unsubscribe() }()
@@ -294,7 +316,7 @@ func (f *Fleet) watchBells(before uint64) {
 		}
 		f.mu.Unlock()
 		for _, l := range all {
-			l.ring(0)
+			l.ring(f.lastBell.Load())
 		}
 	}
 }

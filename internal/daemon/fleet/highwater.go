@@ -29,7 +29,7 @@ const highWaterFile = "queue.json"
 // know what devices have handled since, keeps them from taking new signals for
 // old ones.
 func (s *store) checkHighWater(ctx context.Context, queue string, last uint64) (string, error) {
-	if s.dir == "" {
+	if s.dir == "" || s.clustered { // the other nodes know, and bring this one's store up to date
 		return queue, nil
 	}
 	err := s.compareHighWater(queue, last)
@@ -83,7 +83,7 @@ func (s *store) compareHighWater(queue string, last uint64) error {
 }
 
 func (s *store) noteHighWater(queue string, last uint64) error {
-	if s.dir == "" {
+	if s.dir == "" || s.clustered {
 		return nil
 	}
 	data, err := json.Marshal(highWater{queue, last})

@@ -3,6 +3,7 @@ package fleet
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/atls-ws/atls-ws/server"
@@ -10,7 +11,7 @@ import (
 
 const (
 	retryPause = time.Second
-	retryMost  = 30 * time.Second
+	retryMost  = 10 * time.Second
 	batchSize  = 64 // signals of one fetch
 	flushAfter = 64 // answers that are stored before the queue is purged
 )
@@ -31,6 +32,9 @@ type link struct {
 	sent     uint64              // the latest sequence that the session was given
 	skip     map[uint64]struct{} // being taken out of the queue, which a goroutine may have read
 	unacked  map[string]struct{} // ids that the device has and has not answered
+	epoch    uint64              // of the session among all nodes; 0: not claimed
+	rival    entry               // the latest of another node
+	stale    atomic.Bool         // a newer session is elsewhere; set and cleared as a whole
 	settled  bool                // what the device said in Hello has been noted
 	next     uint64              // where to read on; the goroutine's
 	unnumber bool                // signals go without a sequence; the goroutine's
@@ -61,9 +65,13 @@ func (f *Fleet) change(s *server.Session) {
 		l = &link{f: f, device: d.Device, token: t, groups: d.Groups, sess: now}
 		f.links[t] = l
 	}
+	over := old != nil && f.links[t] != old && l == nil
 	f.mu.Unlock()
+	if over && f.nodes != nil {
+		f.nodes.end(old)
+	}
 	if l != nil {
-		l.ring(0)
+		l.ring(f.lastBell.Load()) // it has rung for what waits
 	}
 }
 
@@ -74,8 +82,14 @@ func (f *Fleet) link(device string) *link {
 	return f.links[token(device)]
 }
 
-// Online says whether the device is connected.
-func (f *Fleet) Online(device string) bool { return f.link(device) != nil }
+// Online says whether the device is connected, here or at another node.
+func (f *Fleet) Online(device string) bool {
+	if f.link(device) != nil {
+		return true
+	}
+	p, err := f.Locate(f.ctx, device)
+	return p != nil && err == nil
+}
 
 // ring tells the link that there may be something in the queue.
 func (l *link) ring(seq uint64) {
@@ -180,10 +194,15 @@ func (l *link) run() {
 		l.mu.Unlock()
 	}
 	// The session is over and with it the link: nothing rings here any more, or
-	// what does starts a goroutine that ends here at once.
+	// what does starts a goroutine that ends here at once. A link that was outrun
+	// may come back, and is rung at then.
 	l.mu.Lock()
 	l.running, l.unacked = false, nil
+	again := l.rung && !l.over()
 	l.mu.Unlock()
+	if again {
+		l.ring(0)
+	}
 }
 
 func (l *link) over() bool {
@@ -193,7 +212,7 @@ func (l *link) over() bool {
 	case <-l.f.ctx.Done():
 		return true
 	default:
-		return false
+		return l.stale.Load()
 	}
 }
 

@@ -46,20 +46,22 @@ func (f *Fleet) Show(ctx context.Context, id string) (*admin.Signal, error) {
 	}
 	s := &admin.Signal{ID: id}
 	out := map[string]admin.Outcome{}
+	var records []sendRecord
 	err := f.store.walk(ctx, sendStream, sendSubject+"."+id+".*", 1, func(m *nats.Msg) bool {
 		var r sendRecord
 		if json.Unmarshal(m.Data, &r) != nil {
 			return true
 		}
 		fill(s, &r)
-		for _, d := range r.Devices {
-			out[d] = f.waiting(&r, d)
-		}
+		records = append(records, r)
 		for d, text := range r.Failed {
 			out[d] = admin.Outcome{Signal: id, Device: d, State: admin.Failed, Text: text, Time: r.Created}
 		}
 		return true
 	})
+	if err == nil {
+		err = f.addWaiting(ctx, records, out)
+	}
 	if err == nil {
 		err = f.store.walk(ctx, outcomeStream, outSubject+"."+id+".*", 1, func(m *nats.Msg) bool {
 			if o, err := parseOutcome(m); err == nil {
@@ -84,17 +86,33 @@ func (f *Fleet) Show(ctx context.Context, id string) (*admin.Signal, error) {
 	return s, nil
 }
 
+// addWaiting adds the state that a signal has at its devices as long as there is
+// no outcome.
+func (f *Fleet) addWaiting(ctx context.Context, records []sendRecord, out map[string]admin.Outcome) error {
+	for i := range records {
+		r := &records[i]
+		elsewhere, err := f.elsewhere(ctx, r.ID, r.Devices)
+		if err != nil {
+			return err
+		}
+		for _, d := range r.Devices {
+			out[d] = f.waiting(r, d, elsewhere)
+		}
+	}
+	return nil
+}
+
 // waiting is the state of a signal without an outcome.
-func (f *Fleet) waiting(r *sendRecord, device string) admin.Outcome {
+func (f *Fleet) waiting(r *sendRecord, device string, elsewhere *others) admin.Outcome {
 	o := admin.Outcome{Signal: r.ID, Device: device, State: admin.Queued, Time: r.Created}
 	l := f.link(device)
 	switch {
-	case l != nil && l.awaits(r.ID):
+	case l != nil && l.awaits(r.ID), elsewhere.awaits(device):
 		o.State = admin.Delivered
 	case time.Now().After(r.Expires):
 		// Nobody writes this down: an offline device has no timer.
 		o.State, o.Time = admin.Expired, r.Expires
-	case l == nil:
+	case l == nil && !elsewhere.has(device):
 		o.Text = admin.OfflineText
 	}
 	return o
@@ -133,7 +151,7 @@ func (f *Fleet) Waiting(ctx context.Context, device string) ([]admin.QueuedSigna
 	if err := CheckDevice(device); err != nil {
 		return nil, err
 	}
-	l := f.link(device)
+	unacked := f.unackedOf(ctx, device)
 	all := []admin.QueuedSignal{}
 	err := f.store.walk(ctx, signalStream, signalSubject+"."+token(device), 1, func(m *nats.Msg) bool {
 		sig, err := parseSignal(m)
@@ -142,13 +160,25 @@ func (f *Fleet) Waiting(ctx context.Context, device string) ([]admin.QueuedSigna
 		}
 		q := admin.QueuedSignal{ID: m.Header.Get(idHeader), Name: sig.Name, ContentType: sig.ContentType, Bytes: len(sig.Data),
 			Created: stored(m), Expires: sig.Expiry.UTC(), State: admin.Queued}
-		if l != nil && l.awaits(q.ID) {
+		if slices.Contains(unacked, q.ID) {
 			q.State = admin.Delivered
 		}
 		all = append(all, q)
 		return true
 	})
 	return all, err
+}
+
+// unackedOf are the signals that a device has and has not answered.
+func (f *Fleet) unackedOf(ctx context.Context, device string) []string {
+	if l := f.link(device); l != nil {
+		return l.unanswered()
+	}
+	if p, err := f.Locate(ctx, device); err == nil && p != nil {
+		r, _ := f.nodes.ask(ctx, p.Node, question{Device: device}) // without an answer they read as queued
+		return r.Unacked
+	}
+	return nil
 }
 
 // Cancel takes a signal out of the queues in which it still waits, or of one
@@ -187,7 +217,11 @@ func (f *Fleet) cancelOne(ctx context.Context, o admin.Outcome) (admin.Outcome, 
 	if err != nil || found == nil { // answered just now
 		return o, err
 	}
-	if l := f.link(o.Device); l != nil && !l.take(sequence(found)) {
+	r, online, err := f.holder(ctx, o.Device, sequence(found))
+	if err != nil {
+		return o, err
+	}
+	if online && !r.Taken {
 		o.State = admin.Delivered
 		return o, nil
 	}

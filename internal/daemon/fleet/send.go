@@ -251,9 +251,12 @@ func isFull(err error, what string) bool {
 // device, after it has noted that it does.
 func (f *Fleet) dropOldest(ctx context.Context, device string) error {
 	from := uint64(1)
-	l := f.link(device)
-	if l != nil {
-		from = l.sentUpTo() + 1
+	r, online, err := f.holder(ctx, device, 0)
+	if err != nil {
+		return err
+	}
+	if online {
+		from = r.Sent + 1
 	}
 	all, err := f.store.fetch(ctx, signalStream, signalSubject+"."+token(device), from, 2)
 	if err != nil {
@@ -263,8 +266,8 @@ func (f *Fleet) dropOldest(ctx context.Context, device string) error {
 		return &FullError{fmt.Errorf("the queue of %s is full: the device has all of it and has not answered", device)}
 	}
 	m := all[0]
-	if l != nil && !l.take(sequence(m)) {
-		return nil // just sent: look again
+	if r, online, err = f.holder(ctx, device, sequence(m)); err != nil || online && !r.Taken {
+		return err // just sent: look again
 	}
 	o := admin.Outcome{Signal: m.Header.Get(idHeader), Device: device, State: admin.Dropped, Text: "the queue was full", Time: time.Now().UTC()}
 	return f.remove(ctx, m, &o)

@@ -24,7 +24,8 @@ const (
 	apiTimeout     = 5 * time.Second
 	leaderTimeout  = 30 * time.Second // for a cluster to elect its leaders
 	publishTimeout = 10 * time.Second
-	publishAhead   = 4096 // publishes without an ack
+	clusterTimeout = 4 * time.Second // the same where a leader can die: what it had taken gets no answer
+	publishAhead   = 4096            // publishes without an ack
 	reserve        = 32 << 20
 	startTime      = 2 * time.Minute // for the embedded store to be read
 )
@@ -36,13 +37,14 @@ type store struct {
 	js  jetstream.JetStream
 	log *slog.Logger
 
-	where    string // for messages: a directory or a URL
-	embedded *nats_server.Server
-	dir      string // of the embedded server
-	lock     *os.File
-	reserve  uint64   // bytes of the disk that new signals leave free
-	onDisk   []string // streams that were there before
-	natsLog  *natsLog
+	where     string // for messages: a directory or a URL
+	clustered bool   // embedded, with other nodes
+	embedded  *nats_server.Server
+	dir       string // of the embedded server
+	lock      *os.File
+	reserve   uint64   // bytes of the disk that new signals leave free
+	onDisk    []string // streams that were there before
+	natsLog   *natsLog
 }
 
 func openStore(c *Config) (*store, error) {
@@ -53,8 +55,12 @@ func openStore(c *Config) (*store, error) {
 	} else {
 		err = s.dial(c)
 	}
+	async := publishTimeout
+	if c.Node != nil {
+		async = clusterTimeout
+	}
 	if err == nil {
-		s.js, err = jetstream.New(s.nc, jetstream.WithPublishAsyncMaxPending(publishAhead), jetstream.WithPublishAsyncTimeout(publishTimeout), jetstream.WithDefaultTimeout(apiTimeout))
+		s.js, err = jetstream.New(s.nc, jetstream.WithPublishAsyncMaxPending(publishAhead), jetstream.WithPublishAsyncTimeout(async), jetstream.WithDefaultTimeout(apiTimeout))
 	}
 	if err != nil {
 		s.close()
@@ -77,12 +83,22 @@ func (s *store) embed(c *Config) (err error) {
 	}
 	s.natsLog = &natsLog{log: c.Logger}
 	s.onDisk = streamsOnDisk(c.Dir)
-	s.embedded, err = nats_server.NewServer(&nats_server.Options{
+	o := &nats_server.Options{
 		ServerName: "atls-ws", DontListen: true, JetStream: true, StoreDir: filepath.Join(c.Dir, "nats"),
 		SyncAlways: true, NoSigs: true,
 		// Each stream has a bound of its own; a bound here would refuse the streams.
 		JetStreamMaxStore: math.MaxInt64 / 2, JetStreamMaxMemory: 64 << 20,
-	})
+	}
+	opts := []nats.Option{nats.Name("atls-ws"), nats.MaxReconnects(-1), nats.ReconnectBufSize(-1), nats.ErrorHandler(s.asyncError)}
+	if c.NATS.Cluster.Listen != "" {
+		secret, err := join(o, c)
+		if err != nil {
+			return err
+		}
+		s.clustered = true
+		opts = append(opts, secret)
+	}
+	s.embedded, err = nats_server.NewServer(o)
 	if err != nil {
 		return dirError(c.Dir, err)
 	}
@@ -91,7 +107,7 @@ func (s *store) embed(c *Config) (err error) {
 	if !s.embedded.ReadyForConnections(startTime) || !s.embedded.JetStreamEnabled() {
 		return corrupt(c.Dir, errors.New(s.natsLog.reason("the store does not start")))
 	}
-	if s.nc, err = nats.Connect("", nats.InProcessServer(s.embedded), nats.Name("atls-ws"), nats.MaxReconnects(-1), nats.ReconnectBufSize(-1), nats.ErrorHandler(s.asyncError)); err != nil {
+	if s.nc, err = nats.Connect("", append(opts, nats.InProcessServer(s.embedded))...); err != nil {
 		return fmt.Errorf("fleet: %w", err)
 	}
 	return nil

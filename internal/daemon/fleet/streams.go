@@ -21,13 +21,18 @@ const (
 	deviceStream  = "DEVICES"
 	cloudStream   = "CLOUD"
 	denialStream  = "DENIALS"
+
+	// Of a fleet with several nodes.
+	presenceStream = "PRESENCE"
+	nodeStream     = "NODES"
 )
 
-var streamNames = []string{signalStream, sendStream, outcomeStream, deviceStream, cloudStream, denialStream}
+var streamNames = []string{signalStream, sendStream, outcomeStream, deviceStream, cloudStream, denialStream, presenceStream}
 
 const (
 	dedupWindow = 2 * time.Minute
-	recordBytes = 2 << 30 // of SENDS, of OUTCOMES and of DEVICES at most
+	tryTime     = 2 * time.Second // without a leader a request gets no answer, also after there is one
+	recordBytes = 2 << 30         // of SENDS, of OUTCOMES and of DEVICES at most
 	queueKey    = "atls-ws-queue"
 )
 
@@ -63,14 +68,22 @@ func streamConfigs(c *Config) []jetstream.StreamConfig {
 	denied := base(denialStream, denySubject+".*", 0, denialBytes)
 	denied.Description, denied.MaxMsgsPerSubject, denied.Discard = "devices that were denied", 1, jetstream.DiscardNew
 	denied.RePublish = &jetstream.RePublish{Source: denySubject + ".*", Destination: deniedSubject + ".{{wildcard(1)}}", HeadersOnly: true}
-	return []jetstream.StreamConfig{signals, sends, outcomes, devices, cloud, denied}
+	all := []jetstream.StreamConfig{signals, sends, outcomes, devices, cloud, denied}
+	if c.Node != nil {
+		all = append(all, presenceStreams(base)...)
+	}
+	return all
 }
 
 // makeStreams makes the streams that are missing and brings the others to the
 // configuration. It returns the incarnation of the queues: sequences of a
 // stream that was made anew do not compare with those of the old one.
 func (s *store) makeStreams(ctx context.Context, c *Config) (queue string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, leaderTimeout)
+	timeout := leaderTimeout
+	if s.clustered {
+		timeout = clusterStart
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	for _, want := range streamConfigs(c) {
 		st, err := s.makeStream(ctx, want)
@@ -91,8 +104,9 @@ func (s *store) makeStreams(ctx context.Context, c *Config) (queue string, err e
 // makeStream asks until a leader answers: before there is one, JetStream says
 // nothing at all.
 func (s *store) makeStream(ctx context.Context, want jetstream.StreamConfig) (st jetstream.Stream, err error) {
+	began, said := time.Now(), false
 	for {
-		try, cancel := context.WithTimeout(ctx, apiTimeout)
+		try, cancel := context.WithTimeout(ctx, tryTime)
 		st, err = s.tryStream(try, want)
 		cancel()
 		if start := (*StartError)(nil); err == nil || errors.As(err, &start) {
@@ -101,13 +115,20 @@ func (s *store) makeStream(ctx context.Context, want jetstream.StreamConfig) (st
 		if !waitsForLeader(err) {
 			return nil, &StartError{fmt.Errorf("%s: stream %s: %w", s.where, want.Name, err), "the log of NATS says more; JetStream of NATS 2.12 or later is needed"}
 		}
+		if !said && time.Since(began) > 3*time.Second {
+			said = true
+			s.log.Info("waiting for JetStream: a cluster needs more than half of its nodes"+s.others(), "stream", want.Name, "err", err)
+		}
 		timer := time.NewTimer(200 * time.Millisecond)
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
 			timer.Stop()
-			return nil, &StartError{fmt.Errorf("%s: JetStream does not answer: it is off, or the cluster has no leader: %w", s.where, err),
-				"start nats-server with -js, and more than half of a cluster's servers"}
+			next := "start nats-server with -js, and more than half of a cluster's servers"
+			if s.clustered {
+				next = "start more than half of the cluster's nodes, and check nats.cluster.routes" + s.others()
+			}
+			return nil, &StartError{fmt.Errorf("%s: JetStream does not answer: it is off, or the cluster has no leader: %w", s.where, err), next}
 		}
 	}
 }
@@ -116,6 +137,7 @@ func waitsForLeader(err error) bool {
 	var api *jetstream.APIError
 	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrNoResponders) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, jetstream.ErrJetStreamNotEnabled) ||
 		errors.Is(err, nats.ErrReconnectBufExceeded) || errors.Is(err, jetstream.ErrNoStreamResponse) ||
+		errors.Is(err, jetstream.ErrStreamNotFound) || // another node makes it just now
 		errors.As(err, &api) && (api.Code == 503 || strings.Contains(api.Description, "no suitable peers"))
 }
 
@@ -155,10 +177,13 @@ func same(a, b jetstream.StreamConfig) bool {
 }
 
 // lastSeq is the sequence of the signal that was stored last, as the leader has it.
-func (s *store) lastSeq(ctx context.Context) (uint64, error) {
+func (s *store) lastSeq(ctx context.Context) (uint64, error) { return s.lastOf(ctx, signalStream) }
+
+// lastOf is that of any stream.
+func (s *store) lastOf(ctx context.Context, stream string) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
-	st, err := s.js.Stream(ctx, signalStream)
+	st, err := s.js.Stream(ctx, stream)
 	if err != nil {
 		return 0, fmt.Errorf("%s: %w", s.where, err)
 	}

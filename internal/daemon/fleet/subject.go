@@ -18,6 +18,12 @@ const (
 	denySubject   = "deny"   // deny.<device>: that it is denied, or allowed again
 	deniedSubject = "denied" // denied.<device>: the same without data, when it has been stored
 	eventSubject  = "event"  // event.<node>: something that happened there
+
+	presenceSubject = "at"    // at.<device>: where it is connected
+	hereSubject     = "here"  // here.<device>: the same, when it has been stored
+	nodeSubject     = "node"  // node.<node>: its lease
+	aliveSubject    = "alive" // alive.<node>: the same, when it has been stored
+	askSubject      = "ask"   // ask.<node>: a question to it
 )
 
 // token makes one token of a name in printable ASCII: what is not plain is =
