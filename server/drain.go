@@ -56,7 +56,13 @@ func (s *Server) drain(ctx context.Context, left []*Session) {
 	defer tick.Stop()
 	var telling sync.WaitGroup
 	defer telling.Wait()
+	var mu sync.Mutex
+	pending := 0         // being told
+	var again []*Session // that could not be told
 	for {
+		mu.Lock()
+		left, again = append(left, again...), nil
+		mu.Unlock()
 		late, asked := time.Now().After(end), 0
 		left = slices.DeleteFunc(left, func(sess *Session) bool {
 			select {
@@ -68,14 +74,27 @@ func (s *Server) drain(ctx context.Context, left []*Session) {
 				return false
 			}
 			asked++
+			mu.Lock()
+			pending++
+			mu.Unlock()
 			telling.Go(func() {
-				ctx, cancel := context.WithTimeout(ctx, byeTimeout)
+				told, cancel := context.WithTimeout(ctx, byeTimeout)
 				defer cancel()
-				_ = sess.Drain(ctx, drainLead, drainStep)
+				err := sess.Drain(told, drainLead, drainStep)
+				mu.Lock()
+				defer mu.Unlock()
+				pending--
+				if err != nil && ctx.Err() == nil {
+					s.cfg.Logger.Debug("device is not asked to reconnect yet", "device", sess.Device(), "session", sess.ID(), "err", err)
+					again = append(again, sess)
+				}
 			})
 			return true
 		})
-		if len(left) == 0 {
+		mu.Lock()
+		over := len(left)+len(again)+pending == 0
+		mu.Unlock()
+		if over {
 			return
 		}
 		select {
