@@ -110,7 +110,9 @@ func (l *life) learn() {
 	if l.carrier() != CarrierWebSocket {
 		return
 	}
+	refused := (*RefusedError)(nil)
 	switch err := l.s.Err(); {
+	case errors.As(err, &refused): // the server's word came through
 	case errors.Is(err, ErrDead), errors.Is(err, ErrPeerGone) && !errors.Is(err, ErrReplaced) && time.Since(l.s.Opened()) < healthyAfter:
 		l.c.paths.gaveUp(l.network)
 	case time.Since(l.s.Opened()) >= healthyAfter:

@@ -83,6 +83,10 @@ type Config struct {
 	// Identify. An id is 1 to 255 bytes of printable ASCII without space; a
 	// certificate that gives another is refused.
 	Identify func(tls.ConnectionState) (device string, err error)
+	// Admit decides on a device that connects, after Identify; nil admits all. An
+	// error is told to the device as not allowed, with its text, a *RefusedError
+	// as it is. Server.Recheck asks it again.
+	Admit func(device string, state tls.ConnectionState) error
 	// Mux holds the signals and services for devices; nil answers to none. A peer
 	// that negotiates atls-http/1 is a connection to the service http.
 	Mux *Mux

@@ -171,6 +171,9 @@ func (s *Server) serve(conn net.Conn, r *http.Request, bound time.Duration) (rea
 			if err != nil {
 				return "", fmt.Errorf("device id: %w", err)
 			}
+			if err := s.admit(device, cs); err != nil {
+				return "", err
+			}
 			if !hello.Probe {
 				s.putKey(ctx, cs, device) // before the device can use it
 			}
@@ -282,6 +285,7 @@ func (s *Server) adopt(sess *Session, remote string) bool {
 		log.Info("newer session of the device replaces the old", "old", o.ID())
 		s.wg.Go(func() { bye(o, proto.Replaced, "a newer session of this device took over") })
 	}
+	s.recheck(sess) // the decision may have changed before it was among the live
 	go func() {
 		defer s.wg.Done()
 		<-sess.Done()
@@ -322,6 +326,7 @@ func (s *Server) adoptHTTP(p *httpPeer, remote string) bool {
 		log.Warn("service does not accept", "service", ServiceHTTP, "err", err)
 		_ = p.Close()
 	}
+	s.recheckHTTP(p)
 	go func() {
 		defer s.wg.Done()
 		<-p.ended

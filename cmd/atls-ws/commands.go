@@ -9,5 +9,6 @@ func commands() []*cli.Command {
 	return []*cli.Command{
 		demoCommand(), serverCommand(), pushCommand(), signalsCommand(), devicesCommand(), benchCommand(), dialCommand(), pkiCommand(),
 		forwardCommand(), httpCommand(),
+		disconnectCommand(), denyCommand(), allowCommand(), groupsCommand(), eventsCommand(),
 	}
 }

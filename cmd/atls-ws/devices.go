@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -16,14 +15,26 @@ import (
 
 func devicesCommand() *cli.Command {
 	return &cli.Command{
-		Name:  "devices",
-		Usage: "list the devices that are connected",
-		Description: "OUTER is what the device met on the way: a verified certificate, one that it has no reason to\n" +
+		Name:         "devices",
+		Usage:        "list the devices that are connected, or say what is known of one",
+		ArgsUsage:    "[DEVICE]",
+		BashComplete: completeDevices,
+		Description: "With DEVICE: also when it is offline, and when it was last seen and what waits for it.\n" +
+			"OUTER is what the device met on the way: a verified certificate, one that it has no reason to\n" +
 			"trust, or, where this server terminates TLS itself, the middlebox that intercepts.",
-		Flags: []cli.Flag{adminFlag(), &cli.BoolFlag{Name: "json", Usage: "as a JSON array, with the whole outer report"}},
+		Flags: []cli.Flag{adminFlag(), &cli.BoolFlag{Name: "watch", Usage: "list them, and then say a line for each that comes or goes, until interrupted"},
+			&cli.BoolFlag{Name: "json", Usage: "as a JSON array, with the whole outer report"}},
 		Action: func(c *cli.Context) error {
-			if err := wantArgs(c, 0, 0); err != nil {
+			if err := wantArgs(c, 0, 1); err != nil {
 				return err
+			}
+			switch device := c.Args().First(); {
+			case device != "" && c.Bool("watch"):
+				return usagef(c, "--watch is for all devices; of one:  atls-ws events --device %s", device)
+			case device != "":
+				return oneDevice(c, device)
+			case c.Bool("watch"):
+				return watchDevices(c)
 			}
 			all, err := adminClient(c).Devices(c.Context)
 			if err != nil {
@@ -32,19 +43,70 @@ func devicesCommand() *cli.Command {
 			if c.Bool("json") {
 				return json.NewEncoder(c.App.Writer).Encode(all)
 			}
-			t := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
-			_, _ = fmt.Fprintln(t, "DEVICE\tSESSION\tSINCE\tADDRESS\tCARRIER\tOUTER\tSERVICES")
-			for _, d := range all {
-				services := strings.Join(d.Services, ",")
-				if services == "" {
-					services = "-"
-				}
-				_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", d.Device, d.Session, d.Since.UTC().Format(time.RFC3339),
-					d.Address, cell(d.Carrier), cell(outerWords(d)), cell(services))
-			}
-			return t.Flush()
+			return devicesTable(c, all)
 		},
 	}
+}
+
+func devicesTable(c *cli.Context, all []admin.Device) error {
+	return table(c, "DEVICE\tSESSION\tSINCE\tADDRESS\tCARRIER\tOUTER\tSERVICES", func(t *tabwriter.Writer) {
+		for _, d := range all {
+			_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", d.Device, d.Session, stamp(d.Since), d.Address, cell(d.Carrier), cell(outerWords(d)), list(d.Services))
+		}
+	})
+}
+
+// oneDevice says what is known of a device.
+func oneDevice(c *cli.Context, device string) error {
+	d, err := adminClient(c).Device(c.Context, device)
+	if err != nil {
+		return explainUnknown(c, err, "see who is connected with: atls-ws devices")
+	}
+	if c.Bool("json") {
+		return json.NewEncoder(c.App.Writer).Encode(d)
+	}
+	return table(c, "DEVICE\t"+d.Device, func(t *tabwriter.Writer) {
+		row := func(name, value string) {
+			if value != "" {
+				_, _ = fmt.Fprintf(t, "%s\t%s\n", name, value)
+			}
+		}
+		switch {
+		case d.Connected:
+			row("STATE", "connected since "+stamp(d.Session.Since))
+			row("SESSION", d.Session.Session)
+			row("ADDRESS", d.Session.Address)
+			row("OUTER", cell(outerWords(*d.Session)))
+			row("SERVICES", list(d.Session.Services))
+		case d.LastSeen.IsZero():
+			row("STATE", "never connected here")
+		default:
+			row("STATE", "offline, last seen "+stamp(d.LastSeen))
+		}
+		row("CARRIER", cell(d.Carrier))
+		row("SOFTWARE", cell(d.Software))
+		row("GROUPS", list(d.Groups))
+		row("WAITING", counted(d.Waiting, "signal"))
+		row("SESSIONS", fmt.Sprintf("%d since the server started, %d of them intercepted, %d not verified", d.Counts.Sessions, d.Counts.Intercepted, d.Counts.Unverified))
+		if d.Denied != nil {
+			row("DENIED", cell(denialWords(d.Denied)))
+		}
+	})
+}
+
+// list is a list in a table.
+func list(all []string) string {
+	if len(all) == 0 {
+		return "-"
+	}
+	return cell(strings.Join(all, ","))
+}
+
+func counted(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
 }
 
 // outerWords says in a few words what the device met.

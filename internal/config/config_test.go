@@ -60,7 +60,8 @@ func TestFleetProblemsAreFoundWithTheirLines(t *testing.T) {
 queue: {when_full: wait, max_age: -1s}
 groups:
   "bad name": [a]
-  ok: ["[", x]
+  ok: ["a b", x]
+  no: 3
 hooks:
   - name: a
     command: [x]
@@ -75,8 +76,8 @@ hooks:
 	}
 	for _, want := range []string{
 		":3: nats.url: want a URL that begins with nats://, tls://", ":4: nats.replicas: want 1 to 5", ":5: queue.when_full: ", ":5: queue.max_age: must not be negative",
-		":7: groups.bad name: ", ":8: groups.ok: \"[\" is not", ":10: hooks[0]: want either command or url", ":15: hooks[1].comand: unknown key, want command, name, timeout, url",
-		":16: hooks[2].name: missing", ":16: hooks[2].url: ",
+		":7: groups.bad name: ", ":8: groups.ok: \"a b\" is not", ":9: groups.no: want a mapping with the keys devices, ou", ":11: hooks[0]: want either command or url", ":16: hooks[1].comand: unknown key, want command, name, timeout, url",
+		":17: hooks[2].name: missing", ":17: hooks[2].url: ",
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("no %q in:\n%s", want, err)

@@ -119,6 +119,9 @@ func (d *decoder) walk(n *yaml.Node, typ reflect.Type, field string) {
 		if typ == reflect.TypeFor[Services]() {
 			d.target(val, name)
 		}
+		if typ == reflect.TypeFor[Groups]() {
+			d.group(val)
+		}
 		d.walk(val, sub, name)
 	}
 }

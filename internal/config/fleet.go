@@ -80,15 +80,6 @@ func (c *check) fleet(s *Server) {
 	for _, field := range keys(bounds) {
 		c.notNegative(field, bounds[field])
 	}
-	for _, group := range keys(s.Groups) {
-		field := "groups." + group
-		c.name(field, group)
-		for _, g := range s.Groups[group] {
-			if _, err := path.Match(g, ""); err != nil || g == "" {
-				c.add(field, quoted(g)+"is not a device's id or a pattern such as pump-*")
-			}
-		}
-	}
 	for i, h := range s.Hooks {
 		c.hook(fmt.Sprintf("hooks[%d]", i), h)
 	}

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+
+	"github.com/atls-ws/atls-ws/internal/proto"
 )
 
 // DefaultWebService is the device's service that shows its web page.
@@ -11,9 +13,10 @@ const DefaultWebService = "web"
 
 // What operators may do.
 const (
-	ScopeList   = "list"   // see which devices are connected
+	ScopeList   = "list"   // see devices, signals and events
 	ScopeSignal = "signal" // send signals
 	ScopeDial   = "dial"   // connect to services of devices
+	ScopeManage = "manage" // disconnect and deny devices
 )
 
 // LocalOperator is whoever can open the unix socket of the admin API: its owner.
@@ -75,19 +78,10 @@ type Console struct {
 // Authorization says who may do what. A list of rules that is there denies what
 // none of its rules allows; one that is not there allows everything.
 type Authorization struct {
-	// Groups of devices, which rules name as @group.
-	Groups map[string]Group `yaml:"groups"`
 	// Devices are the rules for what devices may reach on the server.
 	Devices []DeviceRule `yaml:"devices"`
 	// Operators are the rules for what operators may do with devices.
 	Operators []OperatorRule `yaml:"operators"`
-}
-
-// Group is a group of devices: by id, or by an organizational unit in the
-// subject of their certificate. A * stands for any text.
-type Group struct {
-	Devices []string `yaml:"devices"`
-	OU      []string `yaml:"ou"`
 }
 
 // DeviceRule lets devices reach services and routes. In each list a * stands for
@@ -107,10 +101,10 @@ type OperatorRule struct {
 	Services []string `yaml:"services"` // that may be dialed; empty: all
 }
 
-// ValidateAuthorization is Validate for Authorization alone.
+// ValidateAuthorization is Validate for what is read anew while the server runs.
 func (s *Server) ValidateAuthorization() error {
 	c := check{src: s.src}
-	c.authorization(s.Authorization)
+	c.rules(s)
 	return c.err()
 }
 
@@ -193,25 +187,26 @@ func (c *check) console(k Console) {
 	}
 }
 
-func (c *check) authorization(a Authorization) {
-	for _, name := range keys(a.Groups) {
-		if g := a.Groups[name]; len(g.Devices) == 0 && len(g.OU) == 0 {
-			c.add("authorization.groups."+name, "name devices, ou or both")
+// rules checks what says who may do what.
+func (c *check) rules(s *Server) {
+	c.groups(s.Groups)
+	c.group("deny", s.Groups, s.Deny)
+	for _, d := range s.Deny {
+		if proto.CheckName(d) != nil {
+			c.add("deny", quoted(d)+"is not a device's id, a pattern such as pump-* or a @group")
 		}
 	}
+	c.authorization(s.Authorization, s.Groups)
+}
+
+func (c *check) authorization(a Authorization, groups Groups) {
 	if a.Devices == nil {
 		c.present("authorization.devices")
 	}
 	for i, r := range a.Devices {
 		field := fmt.Sprintf("authorization.devices[%d]", i)
 		c.who(field, r.Who)
-		for _, w := range r.Who {
-			if g, ok := strings.CutPrefix(w, "@"); ok {
-				if _, ok := a.Groups[g]; !ok {
-					c.add(field+".who", "there is no group "+quoted(g)+"in authorization.groups")
-				}
-			}
-		}
+		c.group(field+".who", groups, r.Who)
 		if len(r.Services) == 0 && len(r.Routes) == 0 {
 			c.add(field, "name services, routes or both")
 		}
@@ -228,13 +223,18 @@ func (c *check) authorization(a Authorization) {
 			}
 		}
 		if len(r.May) == 0 {
-			c.add(field+".may", "missing: name list, signal or dial")
+			c.add(field+".may", "missing: name list, signal, dial or manage")
 		}
 		for _, m := range r.May {
-			c.oneOf(field+".may", m, ScopeList, ScopeSignal, ScopeDial)
+			c.oneOf(field+".may", m, ScopeList, ScopeSignal, ScopeDial, ScopeManage)
 		}
 		if len(r.Devices) == 0 {
 			c.add(field+".devices", "missing: name devices, or \"*\" for all")
+		}
+		for _, d := range r.Devices {
+			if strings.HasPrefix(d, "@") {
+				c.add(field+".devices", quoted(d)+"is a group: an operator's rule names ids, for a device that is away has shown no certificate")
+			}
 		}
 	}
 }
@@ -244,6 +244,18 @@ func (c *check) authorization(a Authorization) {
 func (c *check) present(field string) {
 	if _, ok := c.src.lines[field]; ok {
 		c.add(field, "empty: write [] to deny everything, or remove it to allow everything")
+	}
+}
+
+// group objects to groups of which the configuration says nothing: a slip of the
+// pen would deny, or not.
+func (c *check) group(field string, groups Groups, who []string) {
+	for _, w := range who {
+		if g, ok := strings.CutPrefix(w, "@"); ok {
+			if _, ok := groups[g]; !ok {
+				c.add(field, "there is no group "+quoted(g)+"under groups; "+g+": [] is one of those whose certificates say so")
+			}
+		}
 	}
 }
 

@@ -50,9 +50,11 @@ type Server struct {
 	Listeners []Listener `yaml:"listeners"`
 	// Console is where operators see the web pages of devices.
 	Console Console `yaml:"console"`
-	// Authorization says who may do what. It alone is read anew while the
-	// server runs.
+	// Authorization says who may do what. It is read anew while the server runs,
+	// and so are Groups and Deny.
 	Authorization Authorization `yaml:"authorization"`
+	// Deny are the devices that get no session: ids, patterns and @groups.
+	Deny []string `yaml:"deny"`
 	// Audit is the file that decisions are appended to; empty: the log.
 	Audit string `yaml:"audit"`
 	// Anchors maps a name to the PEM file of the authorities with which the
@@ -65,9 +67,8 @@ type Server struct {
 	NATS NATS `yaml:"nats"`
 	// Queue bounds the signals that wait for devices.
 	Queue Queue `yaml:"queue"`
-	// Groups are names for several devices: ids, or patterns such as pump-*. A
-	// device is also in the groups that its certificate names (subject OU).
-	Groups map[string][]string `yaml:"groups"`
+	// Groups are names for several devices.
+	Groups Groups `yaml:"groups"`
 	// Hooks get the signals of devices; the first whose name matches answers.
 	Hooks []Hook `yaml:"hooks"`
 	// Cloud bounds the signals of devices that are kept.
@@ -198,7 +199,7 @@ func (s *Server) Validate() error {
 	c.routes(s.Routes, s.Services)
 	c.listeners(s.Listeners)
 	c.console(s.Console)
-	c.authorization(s.Authorization)
+	c.rules(s)
 	c.notNegative("limits.sessions", int64(s.Limits.Sessions))
 	c.notNegative("limits.half_open", int64(s.Limits.HalfOpen))
 	c.notNegative("limits.streams", int64(s.Limits.Streams))

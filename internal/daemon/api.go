@@ -11,6 +11,7 @@ import (
 
 	"github.com/atls-ws/atls-ws/internal/daemon/access"
 	"github.com/atls-ws/atls-ws/internal/daemon/admin"
+	"github.com/atls-ws/atls-ws/internal/daemon/events"
 	"github.com/atls-ws/atls-ws/internal/daemon/fleet"
 	"github.com/atls-ws/atls-ws/server"
 )
@@ -24,6 +25,8 @@ type api struct {
 	guard  *access.Guard
 	log    *slog.Logger
 	http   *http.Server
+	events *events.Log
+	emit   func(admin.Event)
 	streams
 }
 
@@ -31,9 +34,11 @@ func newAPI(s *server.Server, f *fleet.Fleet, outer *outerCounts, reach *reach, 
 	return &api{server: s, fleet: f, outer: outer, reach: reach, guard: guard, log: log}
 }
 
-func (a *api) routes() http.Handler {
-	m := http.NewServeMux()
+func (a *api) routes() *table {
+	m := new(table)
 	m.HandleFunc("GET /v1/devices", a.devices)
+	m.HandleFunc("GET /v1/devices/{id}", a.device)
+	m.HandleFunc("POST /v1/devices/{id}/disconnect", a.disconnect)
 	m.HandleFunc("GET /v1/devices/{id}/signals", a.queue)
 	m.HandleFunc("POST /v1/devices/{id}/signals", a.push)
 	m.HandleFunc("POST /v1/signals", a.pushMany)
@@ -42,7 +47,25 @@ func (a *api) routes() http.Handler {
 	m.HandleFunc("DELETE /v1/signals/{id}", a.cancelSignal)
 	m.HandleFunc("POST /v1/devices/{id}/services/{service}", a.dial)
 	m.HandleFunc("GET /v1/streams/{stream}", a.stream)
+	m.HandleFunc("GET /v1/events", a.eventStream)
+	m.HandleFunc("POST /v1/events", a.postEvent)
+	m.HandleFunc("GET /v1/groups", a.groups)
+	m.HandleFunc("GET /v1/groups/{group}", a.group)
+	m.HandleFunc("GET /v1/deny", a.denials)
+	m.HandleFunc("PUT /v1/deny/{id}", a.deny)
+	m.HandleFunc("DELETE /v1/deny/{id}", a.allowDevice)
 	return m
+}
+
+// table is a mux that knows what it serves.
+type table struct {
+	http.ServeMux
+	patterns []string
+}
+
+func (t *table) HandleFunc(pattern string, fn func(http.ResponseWriter, *http.Request)) {
+	t.patterns = append(t.patterns, pattern)
+	t.ServeMux.HandleFunc(pattern, fn)
 }
 
 func (a *api) devices(w http.ResponseWriter, r *http.Request) {
@@ -51,19 +74,27 @@ func (a *api) devices(w http.ResponseWriter, r *http.Request) {
 		if !a.guard.Sees(operator(r), s.Device()) {
 			continue
 		}
-		hello := s.Hello()
-		d := admin.Device{
-			Device: s.Device(), Session: s.ID(), Since: s.Opened().UTC(), Address: s.RemoteAddr().String(),
-			Carrier: hello.Carrier, Software: hello.Software, Services: hello.Services, Counts: a.outer.of(s.Device()),
-		}
-		if hello.Outer != nil {
-			d.Outer = hello.Outer.WithoutDER()
-			d.Outer.Exporter = nil // says nothing to a person
-		}
-		all = append(all, d)
+		all = append(all, a.about(s))
 	}
 	slices.SortFunc(all, func(a, b admin.Device) int { return cmp.Compare(a.Device, b.Device) })
 	reply(w, http.StatusOK, all)
+}
+
+// about is what a device that is connected looks like to operators.
+func (a *api) about(s *server.Session) admin.Device {
+	hello := s.Hello()
+	d := admin.Device{
+		Device: s.Device(), Session: s.ID(), Since: s.Opened().UTC(), Address: s.RemoteAddr().String(),
+		Carrier: hello.Carrier, Software: hello.Software, Services: hello.Services, Counts: a.outer.of(s.Device()),
+	}
+	if d.Services == nil {
+		d.Services = []string{}
+	}
+	if hello.Outer != nil {
+		d.Outer = hello.Outer.WithoutDER()
+		d.Outer.Exporter = nil // says nothing to a person
+	}
+	return d
 }
 
 // replyError answers with what went wrong: with the device, with the store, or
@@ -77,7 +108,7 @@ func replyError(w http.ResponseWriter, err error) {
 		reply(w, http.StatusServiceUnavailable, admin.Outcome{State: admin.Unavailable, Text: err.Error(), Next: unavailable.Next()})
 	case errors.As(err, &request):
 		fail(w, http.StatusBadRequest, err.Error())
-	case errors.Is(err, fleet.ErrUnknown):
+	case errors.Is(err, fleet.ErrUnknown), errors.Is(err, fleet.ErrNotDenied):
 		reply(w, http.StatusNotFound, admin.Outcome{State: admin.Unknown, Text: err.Error()})
 	case errors.As(err, &refused):
 		reply(w, http.StatusConflict, admin.Outcome{State: admin.Refused, Code: refused.Code.String(), Text: refused.Text})

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -73,11 +74,20 @@ func startWith(t *testing.T, prepare func(cfg *config.Server, dir string)) *site
 	}
 	s.cfg = config.DefaultServer()
 	s.cfg.Listen, s.cfg.Admin = "127.0.0.1:0", filepath.Join(dir, "admin.sock")
-	s.cfg.Data, s.cfg.Groups = filepath.Join(dir, "data"), map[string][]string{"both": {"d-*", "absent"}}
+	s.cfg.Data, s.cfg.Groups = filepath.Join(dir, "data"), config.Groups{"both": {Devices: []string{"d-*", "absent"}}}
 	s.cfg.Inner = config.ServerInner{
 		Cert: pki.CertPath(dir, pki.ServerFile), Key: pki.KeyPath(dir, pki.ServerFile), ClientCA: pki.CertPath(dir, pki.CAFile),
 	}
 	prepare(s.cfg, dir)
+	s.again()
+	t.Cleanup(func() { _ = s.stop() })
+	return s
+}
+
+// again starts a daemon that has been stopped.
+func (s *site) again() {
+	t := s.t
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, ended := make(chan net.Addr, 1), make(chan error, 1)
 	go func() {
@@ -89,18 +99,11 @@ func startWith(t *testing.T, prepare func(cfg *config.Server, dir string)) *site
 	case err := <-ended:
 		t.Fatal(err)
 	}
-	var result error
-	var done bool
-	s.stop = func() error {
+	s.stop = sync.OnceValue(func() error { // a test may call it beside its cleanup
 		cancel()
-		if !done {
-			result, done = <-ended, true
-		}
-		return result
-	}
-	t.Cleanup(func() { _ = s.stop() })
+		return <-ended
+	})
 	s.admin = admin.NewClient(s.cfg.Admin)
-	return s
 }
 
 // connect makes a device's session. Its peer is registered a moment later.

@@ -2,8 +2,10 @@ package daemon
 
 import (
 	"context"
+	"crypto/tls"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/atls-ws/atls-ws/internal/config"
@@ -19,6 +21,19 @@ func identity(ctx context.Context, device string) access.Device {
 		d.OU = state.PeerCertificates[0].Subject.OrganizationalUnit
 	}
 	return d
+}
+
+// admit decides on a device that connects.
+func (d *daemon) admit(device string, state tls.ConnectionState) error {
+	who := access.Device{ID: device}
+	if len(state.PeerCertificates) > 0 {
+		who.OU = state.PeerCertificates[0].Subject.OrganizationalUnit
+	}
+	if denied := d.admin.denied(who); denied != nil {
+		// The reason is not for whoever has the device now.
+		return &server.RefusedError{Code: server.NotAllowed, Text: "the server's operators have denied this device"}
+	}
+	return nil
 }
 
 // authorizeService decides on a device's connection to a service. Where the
@@ -51,54 +66,72 @@ func withOperator(r *http.Request, o access.Operator) *http.Request {
 // allow is the admin API for those who may use it.
 func (d *daemon) allow(api http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		scope, device, target := classify(r)
-		if scope != "" {
-			from := r.RemoteAddr
-			if from == "" || from == "@" {
-				from = "admin socket"
-			}
-			who := operator(r)
-			if !d.guard.Operator(who, from, scope, device, target).Allowed {
-				thing := scope
-				if target != "" {
-					thing += " " + target
-				}
-				reply(w, http.StatusForbidden, admin.Outcome{State: admin.Refused, Code: server.NotAllowed.String(),
-					Text: "the server's rules do not let " + who.String() + " " + thing})
-				return
-			}
+		if scope, device, target := classify(r); scope == "" || permitted(d.guard, w, r, scope, device, target) {
+			api.ServeHTTP(w, r)
 		}
-		api.ServeHTTP(w, r)
 	})
 }
+
+// permitted asks the rules about a request, and answers it when they refuse.
+func permitted(guard *access.Guard, w http.ResponseWriter, r *http.Request, scope, device, target string) bool {
+	from := r.RemoteAddr
+	if from == "" || from == "@" {
+		from = "admin socket"
+	}
+	who := operator(r)
+	if guard.Operator(who, from, scope, device, target).Allowed {
+		return true
+	}
+	thing := scope
+	if target != "" {
+		thing += " " + target
+	}
+	reply(w, http.StatusForbidden, admin.Outcome{State: admin.Refused, Code: server.NotAllowed.String(),
+		Text: "the server's rules do not let " + who.String() + " " + thing})
+	return false
+}
+
+// filtered are the lists whose handlers leave out what an operator may not see.
+var filtered = []string{"devices", "deny", "groups", "events"}
 
 // classify says what a request of the admin API is: by its method and path
 // alone, so that a path which this function does not know is held to the rules
 // too. A device of "*" stands for more than one.
 func classify(r *http.Request) (scope, device, target string) {
-	words := strings.Split(strings.TrimPrefix(r.URL.EscapedPath(), "/v1/"), "/")
+	words := strings.Split(r.URL.EscapedPath(), "/")
 	for i, w := range words {
 		words[i], _ = url.PathUnescape(w) // the server has parsed it before
 	}
-	word := func(i int) string {
-		if i < len(words) {
-			return words[i]
+	word := func(i int) string { // of /v1/0/1/2/3, however the v1 is spelled
+		if i+2 < len(words) {
+			return words[i+2]
 		}
 		return ""
 	}
-	if word(0) == "devices" {
+	read := r.Method == http.MethodGet || r.Method == http.MethodHead
+	switch {
+	case word(0) == "streams" && read:
+		return "", "", "" // the outcome of what was decided on before
+	case r.Method == http.MethodPost && word(0) == "events" && len(words) == 3:
+		return "", "", "" // postEvent asks: whom it is for is in the event
+	case slices.Contains(filtered, word(0)) && (word(1) == "" || word(0) == "groups") && read:
+		return config.ScopeList, "", "" // shows those that the operator may see
+	case (word(0) == "devices" || word(0) == "deny") && word(1) != "":
 		device = word(1)
+	default:
+		device = "*"
 	}
 	switch {
-	case word(0) == "streams":
-		return "", "", "" // the outcome of what was decided on before
 	case word(0) == "devices" && word(2) == "services":
 		return config.ScopeDial, device, word(3)
-	case r.Method == http.MethodGet || r.Method == http.MethodHead:
+	case read:
 		return config.ScopeList, device, ""
-	}
-	if device == "" {
-		device = "*"
+	case word(0) == "devices" && word(2) == "disconnect":
+		return config.ScopeManage, device, "disconnect"
+	case word(0) == "deny" && r.Method == http.MethodDelete:
+		return config.ScopeManage, device, "allow"
+	case word(0) == "deny":
+		return config.ScopeManage, device, "deny"
 	}
 	return config.ScopeSignal, device, r.URL.Query().Get("name")
 }

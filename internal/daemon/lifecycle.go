@@ -17,6 +17,7 @@ import (
 	"github.com/atls-ws/atls-ws/internal/config"
 	"github.com/atls-ws/atls-ws/internal/daemon/access"
 	"github.com/atls-ws/atls-ws/internal/daemon/admin"
+	"github.com/atls-ws/atls-ws/internal/daemon/events"
 	"github.com/atls-ws/atls-ws/internal/daemon/fleet"
 	"github.com/atls-ws/atls-ws/internal/expose"
 	"github.com/atls-ws/atls-ws/internal/limit"
@@ -44,6 +45,7 @@ type daemon struct {
 	outerListener net.Listener
 	adminListener *socket
 	listeners     listeners
+	events        *events.Log
 }
 
 func (d *daemon) open(ctx context.Context, cfg *config.Server) error {
@@ -63,11 +65,15 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server) error {
 	if err != nil {
 		return err
 	}
-	if d.fleet, err = fleet.Open(ctx, fleetConfig(cfg, d.log)); err != nil {
-		return err
-	}
 	if d.guard, err = access.Open(cfg, d.file, d.log); err != nil {
 		return &StartError{fmt.Errorf("audit: %w", err), "name a file that can be written to, or remove audit from the configuration"}
+	}
+	if d.fleet, err = fleet.Open(ctx, d.fleetConfig(cfg)); err != nil {
+		return err
+	}
+	d.events = events.New(keptEvents)
+	if err = d.fleet.Events(d.events.Add); err != nil {
+		return err
 	}
 	mux := new(server.Mux)
 	mux.OnSignal(server.AnySignal, d.fleet.FromDevice)
@@ -75,9 +81,9 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server) error {
 		TLS: inner, Identify: cfg.Identify(), Mux: mux, Origins: cfg.Origins, Logger: d.log,
 		Queue: d.fleet.Queue(), Enrollment: enroll,
 		Hooks: server.Hooks{
-			Connected:    func(s *server.Session) { d.counts.connected(s); d.fleet.Connected(s) },
-			Disconnected: func(s *server.Session, _ error) { d.fleet.Disconnected(s) },
+			Connected: d.connected, Disconnected: d.disconnected,
 		},
+		Admit:            d.admit,
 		AuthorizeService: d.authorizeService,
 		Limits: server.Limits{
 			Sessions: cfg.Limits.Sessions, HalfOpen: cfg.Limits.HalfOpen, Streams: cfg.Limits.Streams,
@@ -98,6 +104,8 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server) error {
 		return err
 	}
 	d.fleet.Serve(d.server.Registry())
+	d.fleet.OnDenied(d.server.Recheck)
+	d.guard.OnChange(d.server.Recheck)
 	d.limits = &limit.Peers{Rate: cfg.Limits.DeviceRate, Each: cfg.Limits.StreamRate}
 	if d.services, err = expose.Start(mux, cfg.Services, expose.Options{Logger: d.log, Limits: d.limits}); err != nil {
 		return err
@@ -119,8 +127,9 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server) error {
 	if outer != nil {
 		d.outerListener = tls.NewListener(d.outerListener, outer)
 	}
-	d.reach = &reach{server: d.server, limits: d.limits, dials: &limit.Peers{Conns: cmp.Or(cfg.Limits.Dials, defaultDials)}}
+	d.reach = &reach{server: d.server, wake: d.wake, limits: d.limits, dials: &limit.Peers{Conns: cmp.Or(cfg.Limits.Dials, defaultDials)}}
 	d.admin = newAPI(d.server, d.fleet, &d.counts, d.reach, d.guard, d.log)
+	d.admin.events, d.admin.emit = d.events, d.emit
 	api := d.allow(d.admin.routes())
 	d.admin.http = d.httpServer(api)
 	if err := d.openConsole(ctx, cfg, api); err != nil {
@@ -152,6 +161,7 @@ func (d *daemon) shutdown() {
 	if err := d.server.Shutdown(ctx); err != nil {
 		d.log.Warn("devices were cut off", "err", err)
 	}
+	d.events.Close()
 	_ = d.outer.Shutdown(ctx)
 	_ = d.admin.http.Shutdown(ctx)
 	d.log.Info("stopped")
@@ -181,6 +191,9 @@ func (d *daemon) close() {
 		_ = d.admin.http.Close()
 		d.admin.wait()
 	}
+	if d.events != nil {
+		d.events.Close()
+	}
 	if d.adminListener != nil {
 		_ = d.adminListener.Close()
 	}
@@ -194,11 +207,11 @@ func (d *daemon) close() {
 }
 
 // fleetConfig is the part of the configuration that is about signals.
-func fleetConfig(cfg *config.Server, log *slog.Logger) fleet.Config {
+func (d *daemon) fleetConfig(cfg *config.Server) fleet.Config {
 	c := fleet.Config{
 		Dir: cfg.Data, PerDevice: cfg.Queue.PerDevice, DropOldest: cfg.Queue.WhenFull == config.WhenFullDrop,
 		MaxBytes: int64(cfg.Queue.MaxMiB) << 20, MaxAge: cfg.Queue.MaxAge, Outcomes: cfg.Queue.Outcomes,
-		Groups: cfg.Groups, CloudAge: cfg.Cloud.MaxAge, CloudBytes: int64(cfg.Cloud.MaxMiB) << 20, Logger: log,
+		Groups: d.guard.Groups, CloudAge: cfg.Cloud.MaxAge, CloudBytes: int64(cfg.Cloud.MaxMiB) << 20, Logger: d.log,
 		NATS: fleet.NATS{URL: cfg.NATS.URL, Credentials: cfg.NATS.Credentials, CA: cfg.NATS.CA, Replicas: cfg.NATS.Replicas},
 	}
 	if c.Dir == "" {

@@ -12,14 +12,17 @@ import (
 type outerCounts struct {
 	mu     sync.Mutex
 	counts map[string]admin.OuterCounts
+	latest map[string]string // what the device's latest session met
 }
 
-func (o *outerCounts) connected(s *server.Session) {
+func (o *outerCounts) connected(s *server.Session) (was, now string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.counts == nil {
-		o.counts = map[string]admin.OuterCounts{}
+		o.counts, o.latest = map[string]admin.OuterCounts{}, map[string]string{}
 	}
+	was, now = o.latest[s.Device()], outerState(s.Hello().Outer)
+	o.latest[s.Device()] = now
 	c := o.counts[s.Device()]
 	c.Sessions++
 	if r := s.Hello().Outer; r != nil {
@@ -31,6 +34,20 @@ func (o *outerCounts) connected(s *server.Session) {
 		}
 	}
 	o.counts[s.Device()] = c
+	return was, now
+}
+
+// outerState is what a device met, in a word or two.
+func outerState(r *server.OuterReport) string {
+	switch {
+	case r == nil || len(r.Chain) == 0:
+		return "no tls"
+	case r.Intercepted:
+		return "intercepted"
+	case r.Verified:
+		return "verified"
+	}
+	return "not verified"
 }
 
 func (o *outerCounts) of(device string) admin.OuterCounts {

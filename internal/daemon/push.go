@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strconv"
 	"sync"
 	"time"
@@ -29,22 +30,32 @@ type pushRequest struct {
 	timeout time.Duration
 }
 
-// readPush reads the request, or answers it.
-func readPush(w http.ResponseWriter, r *http.Request) (*pushRequest, bool) {
-	q := r.URL.Query()
+// pushOptions reads the parameters of a request to send.
+func pushOptions(q url.Values) (*pushRequest, error) {
 	p := &pushRequest{wait: q.Get("wait") != "false", timeout: admin.DefaultTimeout}
-	bad := func(text string) (*pushRequest, bool) {
-		fail(w, http.StatusBadRequest, text)
-		return nil, false
-	}
+	p.ID = &p.id
 	for key, v := range map[string]*time.Duration{"timeout": &p.timeout, "ttl": &p.TTL} {
 		if text := q.Get(key); text != "" {
 			d, err := time.ParseDuration(text)
 			if err != nil || d <= 0 || key == "timeout" && d > admin.MaxTimeout {
-				return bad(key + ": want a duration such as 30s")
+				return nil, errors.New(key + ": want a duration such as 30s")
 			}
 			*v = d
 		}
+	}
+	return p, nil
+}
+
+// readPush reads the request, or answers it.
+func readPush(w http.ResponseWriter, r *http.Request) (*pushRequest, bool) {
+	q := r.URL.Query()
+	bad := func(text string) (*pushRequest, bool) {
+		fail(w, http.StatusBadRequest, text)
+		return nil, false
+	}
+	p, err := pushOptions(q)
+	if err != nil {
+		return bad(err.Error())
 	}
 	if text := q.Get("id"); text == "" {
 		p.id, p.Fresh = admin.NewID(), true
@@ -54,7 +65,6 @@ func readPush(w http.ResponseWriter, r *http.Request) (*pushRequest, bool) {
 		copy(p.id[:], b)
 		p.Fresh = q.Get("fresh") == "true"
 	}
-	p.ID = &p.id
 	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, admin.MaxData))
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
 		fail(w, http.StatusRequestEntityTooLarge, "a signal's data is at most 64 KiB")
@@ -73,6 +83,10 @@ func (a *api) push(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	p.Target.Device = r.PathValue("id")
+	a.pushOne(w, r, p)
+}
+
+func (a *api) pushOne(w http.ResponseWriter, r *http.Request, p *pushRequest) {
 	ctx, cancel := context.WithTimeout(r.Context(), p.timeout)
 	defer cancel()
 	answered := make(chan admin.Outcome, 1)
@@ -151,6 +165,10 @@ func (a *api) pushMany(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	p.Target.Group = group
+	a.pushTo(w, r, p)
+}
+
+func (a *api) pushTo(w http.ResponseWriter, r *http.Request, p *pushRequest) {
 	id := hex.EncodeToString(p.id[:])
 	f := &fanOut{w: w, enc: json.NewEncoder(w), outcomes: map[string]admin.Outcome{}, awaited: map[string]bool{}, changed: make(chan struct{}, 1)}
 	stop, err := a.fleet.Watch(id, f.answered)

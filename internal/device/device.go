@@ -36,6 +36,7 @@ func Run(ctx context.Context, cfg *config.Device, o Options) error {
 		return err
 	}
 	cc.Streams = cfg.Limits.Streams
+	cc.Mux.OnSignal(config.SignalWake, awake) // unless the configuration has one
 	for name, c := range cfg.Signals {
 		cc.Mux.OnSignal(name, command{c, o.Logger}.handle)
 	}
@@ -120,6 +121,9 @@ func clientConfig(cfg *config.Device, o Options) (*client.Config, error) {
 	cc.Mux, cc.OnDisconnect, cc.Applied = new(client.Mux), o.OnDisconnect, applied
 	return cc, nil
 }
+
+// awake answers who waits for this device: it stays connected anyway.
+func awake(context.Context, client.Signal) (string, error) { return "awake", nil }
 
 // sessionConfig is what every session of the device needs.
 func sessionConfig(cfg *config.Device, o Options, load func() (*tls.Config, error)) (*client.Config, error) {

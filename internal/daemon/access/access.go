@@ -2,6 +2,7 @@ package access
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
 	"sync"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/atls-ws/atls-ws/internal/config"
+	"github.com/atls-ws/atls-ws/internal/daemon/admin"
 )
 
 // checkEvery is how often the configuration file is looked at for a change.
@@ -21,6 +23,9 @@ type Guard struct {
 	file  string
 	rules atomic.Pointer[rules]
 	audit *audit
+
+	mu      sync.Mutex
+	changed func()
 
 	reload chan struct{}
 	wg     sync.WaitGroup
@@ -40,7 +45,7 @@ func open(cfg *config.Server, file string, log *slog.Logger, every time.Duration
 		return nil, err
 	}
 	g := &Guard{log: log, file: file, audit: a, reload: make(chan struct{}, 1)}
-	g.rules.Store(&rules{cfg.Authorization, cfg.Place})
+	g.rules.Store(newRules(cfg))
 	ctx, cancel := context.WithCancel(context.Background())
 	g.stop = cancel
 	seen := versionOf(file)
@@ -65,14 +70,14 @@ func (g *Guard) Reload() {
 
 // Service decides whether a device may reach a service of the server.
 func (g *Guard) Service(d Device, service string) Decision {
-	decision := g.rules.Load().device(d, func(r config.DeviceRule) bool { return anyOf(r.Services, service) })
+	decision := g.rules.Load().device(d, func(r config.DeviceRule) bool { return config.AnyMatch(r.Services, service) })
 	g.record(Record{Who: "device:" + d.ID, Action: "service", Device: d.ID, Target: service}, decision)
 	return decision
 }
 
 // Route decides whether a device's request may go to a route.
 func (g *Guard) Route(d Device, route string) Decision {
-	decision := g.rules.Load().device(d, func(r config.DeviceRule) bool { return anyOf(r.Routes, route) })
+	decision := g.rules.Load().device(d, func(r config.DeviceRule) bool { return config.AnyMatch(r.Routes, route) })
 	g.record(Record{Who: "device:" + d.ID, Action: "route", Device: d.ID, Target: route}, decision)
 	return decision
 }
@@ -95,6 +100,30 @@ func (g *Guard) Sees(o Operator, device string) bool {
 	return g.rules.Load().operator(o, config.ScopeList, device, "").Allowed
 }
 
+// Groups are the groups of devices. The caller must not change them.
+func (g *Guard) Groups() config.Groups { return g.rules.Load().groups }
+
+// Denied says which entry of deny in the configuration has the device; empty:
+// none has. It is not recorded.
+func (g *Guard) Denied(d Device) string { return g.rules.Load().denied(d) }
+
+// Denials are the entries of deny in the configuration.
+func (g *Guard) Denials() []admin.Denial {
+	var all []admin.Denial
+	rules := g.rules.Load()
+	for i, entry := range rules.deny {
+		all = append(all, admin.Denial{Device: entry, Rule: rules.name(fmt.Sprintf("deny[%d]", i))})
+	}
+	return all
+}
+
+// OnChange has fn called, from the goroutine that Close waits for, after the rules were read again.
+func (g *Guard) OnChange(fn func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.changed = fn
+}
+
 // Listener records a connection to a local port that the configuration leads
 // to a device.
 func (g *Guard) Listener(l config.Listener, from, rule string) {
@@ -110,6 +139,7 @@ func (g *Guard) record(r Record, d Decision) {
 func (g *Guard) watch(ctx context.Context, every time.Duration, seen version) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
+	before := seen
 	for {
 		select {
 		case <-ctx.Done():
@@ -117,7 +147,11 @@ func (g *Guard) watch(ctx context.Context, every time.Duration, seen version) {
 		case <-g.reload:
 			g.audit.reopen()
 		case <-tick.C:
-			if now := versionOf(g.file); now == seen {
+			// A file that is being written is empty first, then has a part of its
+			// rules: it is read when it has not changed since the last look.
+			now := versionOf(g.file)
+			settled := now == before
+			if before = now; now == seen || !settled || now.size == 0 {
 				continue
 			}
 		}
@@ -151,6 +185,12 @@ func (g *Guard) read() {
 		g.log.Error("configuration is not read again: the old rules stay", "err", err)
 		return
 	}
-	g.rules.Store(&rules{cfg.Authorization, cfg.Place})
+	g.rules.Store(newRules(cfg))
+	g.mu.Lock()
+	changed := g.changed
+	g.mu.Unlock()
+	if changed != nil {
+		changed()
+	}
 	g.log.Info("rules read again", "file", g.file, "devices", len(cfg.Authorization.Devices), "operators", len(cfg.Authorization.Operators))
 }

@@ -40,7 +40,13 @@ type Decision struct {
 // rules are one version of the configuration's rules. They do not change.
 type rules struct {
 	config.Authorization
-	place func(field string) string
+	groups config.Groups
+	deny   []string
+	place  func(field string) string
+}
+
+func newRules(cfg *config.Server) *rules {
+	return &rules{cfg.Authorization, cfg.Groups, cfg.Deny, cfg.Place}
 }
 
 // name names a rule, with its place in the file.
@@ -69,6 +75,16 @@ func (r *rules) device(d Device, matches func(config.DeviceRule) bool) Decision 
 	return Decision{false, "no rule of " + r.name(devicesField) + " allows it"}
 }
 
+// denied says which entry of deny has the device; empty: none.
+func (r *rules) denied(d Device) string {
+	for i, entry := range r.deny {
+		if r.is(d, []string{entry}) {
+			return r.name(fmt.Sprintf("deny[%d]", i))
+		}
+	}
+	return ""
+}
+
 // operator decides whether an operator has a scope for a device and a service.
 // An empty device asks whether there is any; an empty service is none.
 func (r *rules) operator(o Operator, scope, device, service string) Decision {
@@ -77,9 +93,9 @@ func (r *rules) operator(o Operator, scope, device, service string) Decision {
 	}
 	for i, rule := range r.Operators {
 		switch {
-		case !anyOf(rule.Who, o...), !anyOf(rule.May, scope):
-		case device != "" && !anyOf(rule.Devices, device):
-		case service != "" && len(rule.Services) > 0 && !anyOf(rule.Services, service):
+		case !config.AnyMatch(rule.Who, o...), !config.AnyMatch(rule.May, scope):
+		case device != "" && !config.AnyMatch(rule.Devices, device):
+		case service != "" && len(rule.Services) > 0 && !config.AnyMatch(rule.Services, service):
 		default:
 			return Decision{true, r.name(fmt.Sprintf("%s[%d]", operatorsField, i))}
 		}
@@ -91,47 +107,9 @@ func (r *rules) operator(o Operator, scope, device, service string) Decision {
 func (r *rules) is(d Device, who []string) bool {
 	for _, w := range who {
 		name, group := strings.CutPrefix(w, "@")
-		if !group && Match(w, d.ID) {
-			return true
-		}
-		if g := r.Groups[name]; group && (anyOf(g.Devices, d.ID) || anyOf(g.OU, d.OU...)) {
+		if group && r.groups.Has(name, d.ID, d.OU) || !group && config.Match(w, d.ID) {
 			return true
 		}
 	}
 	return false
-}
-
-// anyOf says whether one of the patterns matches one of the names.
-func anyOf(patterns []string, names ...string) bool {
-	for _, p := range patterns {
-		for _, n := range names {
-			if Match(p, n) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// Match says whether a name is of a pattern, in which a * stands for any text.
-func Match(pattern, name string) bool {
-	first, rest, star := strings.Cut(pattern, "*")
-	if !star {
-		return pattern == name
-	}
-	name, ok := strings.CutPrefix(name, first)
-	if !ok {
-		return false
-	}
-	for {
-		part, more, star := strings.Cut(rest, "*")
-		if !star {
-			return strings.HasSuffix(name, rest)
-		}
-		i := strings.Index(name, part) // the first place is as good as any
-		if i < 0 {
-			return false
-		}
-		name, rest = name[i+len(part):], more
-	}
 }

@@ -1,7 +1,9 @@
 // Package admin is the client of a daemon's admin API, HTTP/1.1 over a unix
 // socket or over the daemon's console, and the values that travel over it:
 //
-//	GET  /v1/devices                                    200 [Device]
+//	GET  /v1/devices                                    200 [Device]: those that are connected
+//	GET  /v1/devices/{id}                               200 DeviceDetail, connected or not
+//	POST /v1/devices/{id}/disconnect                    200 Disconnected
 //	GET  /v1/devices/{id}/signals                       200 [QueuedSignal]
 //	POST /v1/devices/{id}/signals?name=N                Outcome: 200 acked, 202 queued or delivered, 409 refused,
 //	                                                    410 expired, dropped or canceled, 507 queue full
@@ -9,8 +11,15 @@
 //	GET  /v1/signals?limit=50                           200 [Signal], newest first, without outcomes
 //	GET  /v1/signals/{id}                               200 Signal
 //	DELETE /v1/signals/{id}?device=D                    200 [Outcome]: cancels what still waits
+//	GET  /v1/groups, /v1/groups/{group}                 200 [Group], GroupDetail
+//	GET  /v1/deny                                       200 [Denial]
+//	PUT, DELETE /v1/deny/{id}                           200 Denial
+//	GET  /v1/events?device=D&type=T                     200, server-sent events: Event
+//	POST /v1/events                                     a CloudEvent, answered as the POSTs for signals
 //	POST /v1/devices/{id}/services/{service}?wait=30s   101, then raw bytes with half-close
 //	GET  /v1/streams/{stream}                           200 Outcome of what the 101 named
+//
+// docs/openapi.yaml says all of it.
 //
 // The POSTs for signals take the data as body, its type as Content-Type, and:
 // id=32 hex digits, of which a device handles one signal however often it is

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/atls-ws/atls-ws/internal/config"
 	"github.com/atls-ws/atls-ws/internal/daemon/admin"
 )
 
@@ -32,7 +33,7 @@ func BenchmarkOffline(b *testing.B) {
 	data := []byte(strings.Repeat("x", 100))
 	for b.Loop() {
 		s := newSite(b, false)
-		s.cfg.Groups = map[string][]string{"all-of-them": ids}
+		s.cfg.Groups = func() config.Groups { return config.Groups{"all-of-them": {Devices: ids}} }
 		s.start()
 		goroutines := runtime.NumGoroutine()
 		empty := resident(b)

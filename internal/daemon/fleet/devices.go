@@ -18,7 +18,7 @@ import (
 // deviceRecord is what is kept of a device, connected or not.
 type deviceRecord struct {
 	Device   string    `json:"device"`
-	Groups   []string  `json:"groups,omitempty"` // that its certificate names
+	Groups   []string  `json:"groups,omitempty"` // the organizational units of its certificate
 	Carrier  string    `json:"carrier,omitempty"`
 	Software string    `json:"software,omitempty"`
 	LastSeen time.Time `json:"last_seen"`
@@ -30,11 +30,11 @@ const (
 	maxSoftware = 120
 )
 
-// certificateGroups are the organizational units of the subject that can be
-// names of groups.
+// certificateGroups are the organizational units of the subject, by which a
+// device is in groups.
 func certificateGroups(c *x509.Certificate) (groups []string) {
 	for _, ou := range c.Subject.OrganizationalUnit {
-		if len(groups) < maxGroups && proto.CheckName(ou) == nil && !slices.Contains(groups, ou) {
+		if len(groups) < maxGroups && len(ou) <= proto.MaxName && !slices.Contains(groups, ou) {
 			groups = append(groups, ou)
 		}
 	}

@@ -11,6 +11,7 @@ package fleet
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/atls-ws/atls-ws/internal/config"
 	"github.com/atls-ws/atls-ws/server"
 )
 
@@ -54,8 +56,8 @@ type Config struct {
 	MaxBytes   int64         // of all queues together; what is over is refused
 	MaxAge     time.Duration // for which a signal without a TTL waits; no TTL is longer
 	Outcomes   time.Duration // for which it can be asked what became of a signal
-	// Groups are the devices of a group, by name: ids, or patterns as in path.Match.
-	Groups map[string][]string
+	// Groups gives the groups of devices that are configured just now; nil: none are.
+	Groups func() config.Groups
 	// Hooks get the signals of devices; see Hook.
 	Hooks      []Hook
 	CloudAge   time.Duration // for which the signals of devices are kept
@@ -79,6 +81,9 @@ func (c Config) complete() Config {
 	c.CloudAge = orDefault(c.CloudAge, DefaultCloudAge)
 	c.CloudBytes = orDefault(c.CloudBytes, DefaultCloudBytes)
 	c.NATS.Replicas = orDefault(c.NATS.Replicas, 1)
+	if c.Groups == nil {
+		c.Groups = func() config.Groups { return nil }
+	}
 	return c
 }
 
@@ -97,6 +102,7 @@ type Fleet struct {
 	log   *slog.Logger
 	store *store
 	queue string // the incarnation of the queues
+	node  string // this process, among those at one NATS
 
 	delivering sync.WaitGroup
 
@@ -110,6 +116,7 @@ type Fleet struct {
 	lastBell atomic.Uint64
 	ringAll  chan struct{}
 	known    *knownDevices
+	denied   *denials
 
 	mu       sync.Mutex
 	closed   bool
@@ -126,7 +133,7 @@ func Open(ctx context.Context, c Config) (*Fleet, error) {
 		return nil, err
 	}
 	f := &Fleet{
-		cfg: c, log: c.Logger, store: s,
+		cfg: c, log: c.Logger, store: s, node: rand.Text(),
 		fetching: make(chan struct{}, fetchers), fanning: make(chan struct{}, fanOuts), hooking: make(chan struct{}, hooksAtOnce),
 		hooks:   newHookClient(),
 		ringAll: make(chan struct{}, 1), links: map[string]*link{},
@@ -134,6 +141,9 @@ func Open(ctx context.Context, c Config) (*Fleet, error) {
 	f.ctx, f.cancel = context.WithCancel(context.Background())
 	if f.queue, err = s.makeStreams(ctx, &c); err == nil {
 		err = f.listenForBells(ctx)
+	}
+	if err == nil {
+		f.denied, err = openDenials(ctx, f)
 	}
 	if err != nil {
 		f.cancel()

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/atls-ws/atls-ws/client"
+	"github.com/atls-ws/atls-ws/internal/config"
 	"github.com/atls-ws/atls-ws/internal/daemon/admin"
 )
 
@@ -229,7 +230,7 @@ func TestCancelTakesBackWhatWaits(t *testing.T) {
 
 func TestGroupsAndAll(t *testing.T) {
 	everywhere(t, func(t *testing.T, s *site) {
-		s.cfg.Groups = map[string][]string{"pumps": {"pump-*", "spare"}}
+		s.cfg.Groups = func() config.Groups { return config.Groups{"pumps": {Devices: []string{"pump-*", "spare"}}} }
 		s.start()
 		for _, id := range []string{"pump-1", "pump-2", "valve.1"} {
 			d := s.device(id)

@@ -20,9 +20,10 @@ const (
 	outcomeStream = "OUTCOMES"
 	deviceStream  = "DEVICES"
 	cloudStream   = "CLOUD"
+	denialStream  = "DENIALS"
 )
 
-var streamNames = []string{signalStream, sendStream, outcomeStream, deviceStream, cloudStream}
+var streamNames = []string{signalStream, sendStream, outcomeStream, deviceStream, cloudStream, denialStream}
 
 const (
 	dedupWindow = 2 * time.Minute
@@ -57,7 +58,12 @@ func streamConfigs(c *Config) []jetstream.StreamConfig {
 
 	cloud := base(cloudStream, cloudSubject+".*.*", c.CloudAge, c.CloudBytes)
 	cloud.Description = "signals of devices"
-	return []jetstream.StreamConfig{signals, sends, outcomes, devices, cloud}
+
+	// What does not fit is refused: no denial makes room for another.
+	denied := base(denialStream, denySubject+".*", 0, denialBytes)
+	denied.Description, denied.MaxMsgsPerSubject, denied.Discard = "devices that were denied", 1, jetstream.DiscardNew
+	denied.RePublish = &jetstream.RePublish{Source: denySubject + ".*", Destination: deniedSubject + ".{{wildcard(1)}}", HeadersOnly: true}
+	return []jetstream.StreamConfig{signals, sends, outcomes, devices, cloud, denied}
 }
 
 // makeStreams makes the streams that are missing and brings the others to the

@@ -8,13 +8,16 @@ import (
 
 // Subjects: a device's id is one token of them, and so is a signal's id.
 const (
-	signalSubject = "sig"   // sig.<device>: a signal in the device's queue
-	bellSubject   = "bell"  // bell.<device>: the same without data, when it has been stored
-	sendSubject   = "snd"   // snd.<signal>.<part>: to whom it was sent
-	outSubject    = "out"   // out.<signal>.<device>: what became of it
-	doneSubject   = "done"  // done.<signal>.<device>: the same, when it has been stored
-	deviceSubject = "dev"   // dev.<device>: what is known of the device
-	cloudSubject  = "cloud" // cloud.<device>.<name>: a signal of the device
+	signalSubject = "sig"    // sig.<device>: a signal in the device's queue
+	bellSubject   = "bell"   // bell.<device>: the same without data, when it has been stored
+	sendSubject   = "snd"    // snd.<signal>.<part>: to whom it was sent
+	outSubject    = "out"    // out.<signal>.<device>: what became of it
+	doneSubject   = "done"   // done.<signal>.<device>: the same, when it has been stored
+	deviceSubject = "dev"    // dev.<device>: what is known of the device
+	cloudSubject  = "cloud"  // cloud.<device>.<name>: a signal of the device
+	denySubject   = "deny"   // deny.<device>: that it is denied, or allowed again
+	deniedSubject = "denied" // denied.<device>: the same without data, when it has been stored
+	eventSubject  = "event"  // event.<node>: something that happened there
 )
 
 // token makes one token of a name in printable ASCII: what is not plain is =

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"path"
 	"slices"
 	"strings"
 
@@ -30,9 +29,8 @@ func (t Target) String() string {
 
 // targets calls fn for each device of a target, once.
 //
-// A group has the devices that the configuration names or whose names its
-// patterns match, and those whose certificates say so (subject OU). Patterns
-// and certificates need a device that has been connected; a plain name does not.
+// Who is in a group is config.Groups' to say. Patterns and certificates need a
+// device that has been connected; a plain name does not.
 func (f *Fleet) targets(ctx context.Context, t Target, fn func(device string) error) error {
 	if t.Device != "" {
 		if err := CheckDevice(t.Device); err != nil {
@@ -40,14 +38,12 @@ func (f *Fleet) targets(ctx context.Context, t Target, fn func(device string) er
 		}
 		return fn(t.Device)
 	}
-	names, configured := f.cfg.Groups[t.Group]
-	found := configured || t.Group == ""
+	configured := f.cfg.Groups()
+	group, found := configured[t.Group]
+	found = found || t.Group == ""
 	seen := map[string]bool{}
-	var patterns []string
-	for _, n := range names {
-		if isPattern(n) {
-			patterns = append(patterns, n)
-		} else if !seen[n] {
+	for _, n := range group.Devices {
+		if !strings.Contains(n, "*") && !seen[n] {
 			seen[n] = true
 			if err := fn(n); err != nil {
 				return err
@@ -55,16 +51,15 @@ func (f *Fleet) targets(ctx context.Context, t Target, fn func(device string) er
 		}
 	}
 	var err error
-	add := func(device string, groups []string) bool {
+	add := func(device string, ou []string) bool {
 		if seen[device] {
 			return true
 		}
 		if t.Group != "" {
-			in := slices.Contains(groups, t.Group)
-			found = found || in
-			if !in && !matches(patterns, device) {
+			if !configured.Has(t.Group, device, ou) {
 				return true
 			}
+			found = true
 		}
 		seen[device] = true
 		err = fn(device)
@@ -93,12 +88,3 @@ func (f *Fleet) targets(ctx context.Context, t Target, fn func(device string) er
 	}
 	return err
 }
-
-func matches(patterns []string, device string) bool {
-	return slices.ContainsFunc(patterns, func(p string) bool {
-		ok, _ := path.Match(p, device)
-		return ok
-	})
-}
-
-func isPattern(s string) bool { return strings.ContainsAny(s, `*?[\`) }
