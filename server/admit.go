@@ -42,7 +42,7 @@ func (s *Server) recheck(sess *Session) {
 }
 
 func (s *Server) recheckHTTP(p *httpPeer) {
-	if s.admit(p.device, p.ConnectionState()) != nil {
+	if p.guest == nil && s.admit(p.device, p.ConnectionState()) != nil { // enrollment asks about guests
 		s.spawn(func() { _ = p.Close() })
 	}
 }

@@ -20,6 +20,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -404,6 +405,42 @@ func TestCertificateRequestsThatAreRefused(t *testing.T) {
 	o.Factory = p.idevid("pump 8")
 	if _, err := p.enroll(p.bare(), o); err == nil {
 		t.Error("an id that is none")
+	}
+}
+
+func TestWhoIsNotAdmittedGetsNoCertificate(t *testing.T) {
+	var refused atomic.Bool
+	p := newPlant(t, func(c *server.Config) {
+		c.Admit = func(device string, _ tls.ConnectionState) error {
+			if device != "pump-7" {
+				t.Errorf("asked about %q", device)
+			}
+			if refused.Load() {
+				return errors.New("the operators have denied it")
+			}
+			return nil
+		}
+	})
+	refused.Store(true)
+	for name, set := range map[string]func(*client.EnrollOptions){
+		"factory": func(o *client.EnrollOptions) { o.Factory = p.idevid("pump-7") },
+		"token":   func(o *client.EnrollOptions) { o.Device, o.Token = "pump-7", "one-time" },
+	} {
+		o := p.files()
+		set(o)
+		var no *client.EnrollError
+		if _, err := p.enroll(p.bare(), o); !errors.As(err, &no) || no.StatusCode != http.StatusForbidden || no.Text != "the operators have denied it" {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	refused.Store(false)
+	conn := p.guestConn(t, []tls.Certificate{*p.idevid("pump-7")})
+	if got, _ := conn.get(t, http.MethodGet, est.DevicePath+est.CACerts, ""); got != http.StatusOK {
+		t.Error(got)
+	}
+	p.srv.Recheck() // asks about no guest
+	if got, _ := conn.get(t, http.MethodGet, est.DevicePath+est.CACerts, ""); got != http.StatusOK {
+		t.Error(got)
 	}
 }
 

@@ -88,6 +88,9 @@ func (s *Server) enroll(ctx context.Context, w http.ResponseWriter, r *http.Requ
 	if err := s.whoEnrolls(ctx, w, r, req); err != nil {
 		return nil, err
 	}
+	if err := s.admit(req.Device, *r.TLS); err != nil { // who would not get in needs no certificate
+		return nil, deny(http.StatusForbidden, "%s", textOf(err))
+	}
 	if again && req.By != ByCertificate {
 		return nil, deny(http.StatusForbidden, "only the certificate that it is about can be renewed: use %s", est.Enroll)
 	}

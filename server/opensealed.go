@@ -27,6 +27,9 @@ type sealedDeviceKey struct{}
 // authentic as far as it is read, and whole when its end is: h acts on it after
 // that. A request is let through once; what is not sealed, or replayed, is
 // answered here, unsealed.
+//
+// Config.Admit is not asked: a device that it refuses from now on can use its last
+// key until that ends (Config.KeyLifetime). Where that is too long, h asks.
 func OpenSealed(h http.Handler, keys KeyStore) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		o, err := openRequest(r, keys)
