@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/atls-ws/atls-ws/internal/proto"
@@ -33,13 +34,14 @@ type Server struct {
 	cfg      Config
 	registry Registry
 	hosted   *hosted
-	anchors  anchors
+	anchors  atomic.Pointer[anchors]
 	post     *postconn.Handler
 
 	ctx    context.Context // ends what is half open
 	cancel context.CancelFunc
 
 	mu        sync.Mutex
+	check     Check
 	closed    bool
 	halfOpen  int
 	httpPeers map[*httpPeer]struct{}
@@ -60,7 +62,8 @@ func New(c *Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("server: %w", err)
 	}
-	s := &Server{cfg: *c, live: map[*Session]struct{}{}, httpPeers: map[*httpPeer]struct{}{}, anchors: sets}
+	s := &Server{cfg: *c, live: map[*Session]struct{}{}, httpPeers: map[*httpPeer]struct{}{}}
+	s.anchors.Store(&sets)
 	s.registry.sessions = map[string][]*Session{}
 	s.cfg.TLS = c.TLS.Clone()
 	s.cfg.Limits = c.Limits.complete()
@@ -76,10 +79,8 @@ func New(c *Config) (*Server, error) {
 	s.post = postconn.NewHandler(&postconn.HandlerOptions{Accept: s.servePost, Admit: s.enter, MaxConns: s.cfg.Limits.Sessions})
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	app := c.Handler
-	if len(s.anchors) > 0 {
+	if app != nil || len(sets) > 0 {
 		app = s.withAnchors(app)
-	}
-	if app != nil {
 		h, err := host(&s.cfg, app)
 		if err != nil {
 			return nil, fmt.Errorf("server: %w", err)
@@ -139,7 +140,7 @@ func (s *Server) serve(conn net.Conn, r *http.Request, bound time.Duration) (rea
 		Authorize: s.cfg.AuthorizeService,
 		Admit: func(cs tls.ConnectionState, hello *Hello) (string, error) {
 			markIntercepted(hello.Outer, r.TLS)
-			if len(s.anchors) == 0 && hello.Outer != nil {
+			if len(*s.anchors.Load()) == 0 && hello.Outer != nil {
 				hello.Outer = hello.Outer.WithoutDER() // nothing will be chosen by it
 			}
 			device, err := s.cfg.Identify(cs)
@@ -239,6 +240,11 @@ func (s *Server) adopt(sess *Session, remote string) bool {
 			attrs = append(attrs, "outer_issuer", o.Chain[0].Issuer)
 		}
 	}
+	if !s.passes(sess) {
+		s.wg.Go(func() { s.endProbe(sess) }) // it never becomes the device's
+		s.wg.Done()
+		return true
+	}
 	if sess.Hello().Probe {
 		log.Info("device probes the path", attrs...)
 		go func() {
@@ -286,7 +292,9 @@ func (s *Server) adoptHTTP(p *httpPeer, remote string) bool {
 	s.mu.Unlock()
 	log := s.cfg.Logger.With("device", p.device, "protocol", proto.ALPNHTTP)
 	log.Info("device connected", "remote", remote)
-	if err := s.authorizeHTTP(p); err != nil {
+	if !s.passesHTTP(p) {
+		log.Debug("ended at once") // passesHTTP has said why
+	} else if err := s.authorizeHTTP(p); err != nil {
 		log.Info("stream refused", "service", ServiceHTTP, "err", err)
 		p.refuse(err)
 	} else if err := session.Offer(s.cfg.Mux, ServiceHTTP, p); err != nil {

@@ -35,7 +35,7 @@ func pkiCommand() *cli.Command {
 		}, {
 			Name: "device", Usage: "make the certificate of the device ID", ArgsUsage: "ID",
 			Flags: []cli.Flag{dir, days, force}, Action: pkiDevice,
-		}},
+		}, pkiRevokeCommand(dir)},
 	}
 }
 

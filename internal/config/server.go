@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"path/filepath"
 	"time"
 )
@@ -94,6 +95,9 @@ type ServerInner struct {
 	Key  string `yaml:"key"`
 	// ClientCA is the PEM file of the authorities that vouch for devices. Required.
 	ClientCA string `yaml:"client_ca"`
+	// CRL are files with the authorities' lists of revoked certificates, PEM or
+	// DER. They are read again when they change, and end live sessions too.
+	CRL []string `yaml:"crl"`
 	// Identity says which name in a certificate is the device's id. Empty: the
 	// first there is of uri, dns, serial and cn.
 	Identity string `yaml:"identity"`
@@ -155,6 +159,9 @@ func parseServer(data []byte, path string) (*Server, error) {
 	rebase(filepath.Dir(path), &s.Outer.Cert, &s.Outer.Key,
 		&s.Inner.Cert, &s.Inner.Key, &s.Inner.ClientCA, &s.Admin, &s.Data, &s.NATS.Credentials, &s.NATS.CA,
 		&s.Console.Cert, &s.Console.Key, &s.Console.ClientsCA, &s.Console.Tokens, &s.Audit)
+	for i := range s.Inner.CRL {
+		rebase(filepath.Dir(path), &s.Inner.CRL[i])
+	}
 	for name, file := range s.Anchors {
 		rebase(filepath.Dir(path), &file)
 		s.Anchors[name] = file
@@ -175,6 +182,9 @@ func (s *Server) Validate() error {
 	c.required("inner.cert", s.Inner.Cert)
 	c.required("inner.key", s.Inner.Key)
 	c.required("inner.client_ca", s.Inner.ClientCA)
+	for i, file := range s.Inner.CRL {
+		c.required(fmt.Sprintf("inner.crl[%d]", i), file)
+	}
 	if s.Inner.Identity != "" {
 		c.oneOf("inner.identity", s.Inner.Identity, IdentityURI, IdentityDNS, IdentitySerial, IdentityCN)
 	}

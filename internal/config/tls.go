@@ -110,18 +110,24 @@ func (d *Device) Check() error {
 }
 
 // TLS loads the files of the inner TLS. It reports everything that is wrong
-// with them; an expired certificate is an *ExpiredError.
+// with them; an expired certificate is an *ExpiredError. Its VerifyConnection
+// refuses what the CRLs revoke, also for sessions that are up already.
 func (s *Server) TLS() (*tls.Config, error) {
 	cert, certErr := loadPair(s.Inner.Cert, s.Inner.Key, nextServer)
 	pool, poolErr := loadPool(s.Inner.ClientCA, nextCA, nil)
 	if err := errors.Join(certErr, poolErr); err != nil {
 		return nil, err
 	}
+	clients, _, err := s.loadClients()
+	if err != nil {
+		return nil, err
+	}
 	return &tls.Config{
-		MinVersion:   tls.VersionTLS13,
-		Certificates: []tls.Certificate{cert},
-		ClientAuth:   tls.RequireAndVerifyClientCert,
-		ClientCAs:    pool,
+		MinVersion:       tls.VersionTLS13,
+		Certificates:     []tls.Certificate{cert},
+		ClientAuth:       tls.RequireAndVerifyClientCert,
+		ClientCAs:        pool,
+		VerifyConnection: clients.verify,
 	}, nil
 }
 

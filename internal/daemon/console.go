@@ -33,10 +33,7 @@ func (d *daemon) openConsole(ctx context.Context, cfg *config.Server, api http.H
 	if cfg.Console == (config.Console{}) {
 		return nil
 	}
-	conf, err := cfg.Console.TLS()
-	if err != nil {
-		return err
-	}
+	conf, err := following(&d.reloader.console), error(nil)
 	c := &console{domain: strings.ToLower(cfg.Console.Domain), service: cfg.Console.Service, guard: d.guard, api: api}
 	if c.service == "" {
 		c.service = config.DefaultWebService

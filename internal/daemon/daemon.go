@@ -31,7 +31,11 @@ type Options struct {
 	// ConfigFile is where the configuration was read from, whose rules are read
 	// again when it changes; empty: it was not.
 	ConfigFile string
-	// Reload asks to read the rules again and to begin a new audit file; nil: never.
+	// Load reads and validates the configuration again, with whatever lies over
+	// the file; nil: it stays, and only the files that it names are read again.
+	Load func() (*config.Server, error)
+	// Reload asks to read everything again that can change while the server runs,
+	// and to begin a new audit file; nil: never.
 	Reload <-chan os.Signal
 	// Ready is called when devices and operators can connect, with the address
 	// that is listened on; it may be nil.
@@ -56,9 +60,9 @@ func (e *StartError) Next() string { return e.next }
 // Run is a server until ctx ends. It then asks the devices to go, within ten
 // seconds, and returns nil; nothing of it still runs. cfg has been validated.
 func Run(ctx context.Context, cfg *config.Server, o Options) error {
-	d := &daemon{log: o.Logger, file: o.ConfigFile}
+	d := &daemon{log: o.Logger, file: o.ConfigFile, metrics: newMetrics()}
 	defer d.close()
-	if err := d.open(ctx, cfg); err != nil {
+	if err := d.open(ctx, cfg, o); err != nil {
 		return err
 	}
 	ended := make(chan error, 3)
@@ -83,6 +87,7 @@ func Run(ctx context.Context, cfg *config.Server, o Options) error {
 			return err
 		case <-o.Reload:
 			d.guard.Reload()
+			d.reloader.ask()
 		case <-ctx.Done():
 			d.shutdown()
 			return nil

@@ -65,6 +65,11 @@ func start(t *testing.T, services map[string]string) *site {
 // startWith lets prepare complete the configuration, whose files are in dir.
 func startWith(t *testing.T, prepare func(cfg *config.Server, dir string)) *site {
 	t.Helper()
+	return startOptions(t, prepare, func(*Options) {})
+}
+
+func startOptions(t *testing.T, prepare func(cfg *config.Server, dir string), options func(*Options)) *site {
+	t.Helper()
 	s := &site{t: t, ca: must[*pki.CA](t)(pki.NewCA("CA"))}
 	dir := shortDir(t)
 	pair := must[*pki.Pair](t)(s.ca.Server(nil, 0))
@@ -80,9 +85,9 @@ func startWith(t *testing.T, prepare func(cfg *config.Server, dir string)) *site
 	prepare(s.cfg, dir)
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, ended := make(chan net.Addr, 1), make(chan error, 1)
-	go func() {
-		ended <- Run(ctx, s.cfg, Options{Logger: slog.New(slog.NewTextHandler(&s.log, nil)), Ready: func(a net.Addr, _ string) { ready <- a }})
-	}()
+	o := Options{Logger: slog.New(slog.NewTextHandler(&s.log, nil)), Ready: func(a net.Addr, _ string) { ready <- a }}
+	options(&o)
+	go func() { ended <- Run(ctx, s.cfg, o) }()
 	select {
 	case a := <-ready:
 		s.url = "http://" + a.String()

@@ -7,10 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net"
 	"net/http"
-	"slices"
 	"sync"
 	"syscall"
 
@@ -35,6 +33,8 @@ type daemon struct {
 	outer    *http.Server
 	admin    *api
 	guard    *access.Guard
+	reloader *reloader
+	metrics  *metrics
 	reach    *reach
 	routes   *routes
 	ownHTTP  bool // the service http is the daemon's own
@@ -46,19 +46,12 @@ type daemon struct {
 	listeners     listeners
 }
 
-func (d *daemon) open(ctx context.Context, cfg *config.Server) error {
-	inner, err := cfg.TLS()
+func (d *daemon) open(ctx context.Context, cfg *config.Server, o Options) error {
+	m, err := loadMaterial(cfg)
 	if err != nil {
 		return err
 	}
-	outer, err := cfg.OuterTLS()
-	if err != nil {
-		return err
-	}
-	sets, err := cfg.AnchorSets()
-	if err != nil {
-		return err
-	}
+	d.reloader = newReloader(d, cfg, o, m)
 	if d.fleet, err = fleet.Open(ctx, fleetConfig(cfg, d.log)); err != nil {
 		return err
 	}
@@ -68,7 +61,7 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server) error {
 	mux := new(server.Mux)
 	mux.OnSignal(server.AnySignal, d.fleet.FromDevice)
 	c := &server.Config{
-		TLS: inner, Identify: cfg.Identify(), Mux: mux, Origins: cfg.Origins, Logger: d.log,
+		TLS: following(&d.reloader.inner), Anchors: m.anchors, Identify: cfg.Identify(), Mux: mux, Origins: cfg.Origins, Logger: d.log,
 		Queue: d.fleet.Queue(),
 		Hooks: server.Hooks{
 			Connected:    func(s *server.Session) { d.counts.connected(s); d.fleet.Connected(s) },
@@ -79,9 +72,6 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server) error {
 			Sessions: cfg.Limits.Sessions, HalfOpen: cfg.Limits.HalfOpen, Streams: cfg.Limits.Streams,
 			ReadyTimeout: cfg.Limits.ReadyTimeout, Keepalive: cfg.Limits.Keepalive,
 		},
-	}
-	for _, name := range slices.Sorted(maps.Keys(sets)) {
-		c.Anchors = append(c.Anchors, server.AnchorSet{Name: name, Certificates: sets[name]})
 	}
 	if _, taken := cfg.Services[server.ServiceHTTP]; !taken {
 		d.ownHTTP = true
@@ -112,7 +102,7 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server) error {
 	routes.Handle(cfg.Path, d.server)
 	d.outer = d.httpServer(routes)
 	d.outer.ReadTimeout = readTimeout // net/http waits for a body also where nobody reads it
-	if outer != nil {
+	if outer := following(&d.reloader.outer); outer != nil {
 		d.outerListener = tls.NewListener(d.outerListener, outer)
 	}
 	d.reach = &reach{server: d.server, limits: d.limits, dials: &limit.Peers{Conns: cmp.Or(cfg.Limits.Dials, defaultDials)}}
@@ -122,6 +112,7 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server) error {
 	if err := d.openConsole(ctx, cfg, api); err != nil {
 		return err
 	}
+	d.reloader.run()
 	return d.listen(ctx, cfg)
 }
 
@@ -154,6 +145,9 @@ func (d *daemon) shutdown() {
 }
 
 func (d *daemon) close() {
+	if d.reloader != nil {
+		d.reloader.close()
+	}
 	if d.outer != nil {
 		_ = d.outer.Close()
 	}

@@ -39,6 +39,12 @@ func (l *lines) Write(p []byte) (int, error) {
 	return l.b.Write(p)
 }
 
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
 // match waits for the log to have what the expression finds.
 func (l *lines) match(t *testing.T, expression string) string {
 	t.Helper()

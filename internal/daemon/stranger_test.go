@@ -18,7 +18,7 @@ func TestAWithheldBodyIsNotWaitedFor(t *testing.T) {
 	cfg.Admin, cfg.Data = cfg.Admin+"2", cfg.Data+"2"
 	d := &daemon{log: slog.New(slog.DiscardHandler)}
 	defer d.close()
-	if err := d.open(context.Background(), &cfg); err != nil {
+	if err := d.open(context.Background(), &cfg, Options{}); err != nil {
 		t.Fatal(err)
 	}
 	d.outer.ReadTimeout /= 100 // 0 would stay 0
