@@ -69,7 +69,7 @@ type hop struct {
 	cfg     *OuterConfig
 	host    string
 	now     func() time.Time // the clock by which the inner certificates are judged
-	withDER bool // report the certificates themselves even when they verify
+	withDER bool             // report the certificates themselves even when they verify
 
 	mu     sync.Mutex
 	report *OuterReport // of the latest TLS connection; nil over plain HTTP

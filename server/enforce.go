@@ -46,6 +46,7 @@ func (s *Server) passes(sess *Session) bool {
 	s.cfg.Logger.Warn("session ended", "device", sess.Device(), "session", sess.ID(), "err", err)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.counts.Ended++
 	if _, up := s.live[sess]; up { // and so Close has not waited yet
 		s.wg.Go(func() { bye(sess, proto.NotAllowed, err.Error()) })
 	}
@@ -58,6 +59,9 @@ func (s *Server) passesHTTP(p *httpPeer) bool {
 		return true
 	}
 	s.cfg.Logger.Warn("connection ended", "device", p.device, "err", err)
+	s.mu.Lock()
+	s.counts.Ended++
+	s.mu.Unlock()
 	p.Reset()
 	return false
 }

@@ -42,6 +42,7 @@ type Server struct {
 
 	mu        sync.Mutex
 	check     Check
+	counts    Stats // what is counted of them
 	closed    bool
 	halfOpen  int
 	httpPeers map[*httpPeer]struct{}
@@ -176,11 +177,17 @@ func (s *Server) enter(w http.ResponseWriter) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
+		s.counts.Draining++
 		w.Header().Set("Retry-After", "1") // whoever takes over does not wait for us
 		http.Error(w, "atls-ws: this server is stopping", http.StatusServiceUnavailable)
 		return false
 	}
-	if s.halfOpen >= s.cfg.Limits.HalfOpen || len(s.live)+len(s.httpPeers) >= s.cfg.Limits.Sessions {
+	if full, sessions := s.halfOpen >= s.cfg.Limits.HalfOpen, len(s.live)+len(s.httpPeers) >= s.cfg.Limits.Sessions; full || sessions {
+		if full {
+			s.counts.FullHalfOpen++
+		} else {
+			s.counts.FullSessions++
+		}
 		w.Header().Set("Retry-After", fmt.Sprint(int(retryAfter.Seconds())))
 		http.Error(w, "atls-ws: no room for a further session now", http.StatusServiceUnavailable)
 		return false

@@ -52,6 +52,9 @@ type Server struct {
 	// Authorization says who may do what. It alone is read anew while the
 	// server runs.
 	Authorization Authorization `yaml:"authorization"`
+	// Metrics is a loopback host:port for /metrics, /healthz and /readyz, without
+	// a word of who asks; empty: they are at the admin socket and the console.
+	Metrics string `yaml:"metrics"`
 	// Audit is the file that decisions are appended to; empty: the log.
 	Audit string `yaml:"audit"`
 	// Anchors maps a name to the PEM file of the authorities with which the
@@ -215,6 +218,7 @@ func (s *Server) Validate() error {
 	if s.Limits.Keepalive >= maxKeepalive {
 		c.add("limits.keepalive", "must be under 50s: proxies cut connections that are idle for longer")
 	}
+	c.metrics(s.Metrics)
 	for _, o := range s.Origins {
 		c.origin("origins", o)
 	}

@@ -52,7 +52,7 @@ func (d *daemon) openConsole(ctx context.Context, cfg *config.Server, api http.H
 		Device: c.device, Cookie: loginCookie, Explain: c.explain, Logger: d.log,
 	})
 	c.http = d.httpServer(c)
-	l, err := listen(ctx, cfg.Console.Listen)
+	l, err := d.passed("console", func() (net.Listener, error) { return listen(ctx, cfg.Console.Listen) })
 	if err != nil {
 		c.page.Close()
 		return err

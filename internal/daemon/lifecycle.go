@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/atls-ws/atls-ws/internal/config"
@@ -18,6 +19,7 @@ import (
 	"github.com/atls-ws/atls-ws/internal/daemon/fleet"
 	"github.com/atls-ws/atls-ws/internal/expose"
 	"github.com/atls-ws/atls-ws/internal/limit"
+	"github.com/atls-ws/atls-ws/internal/systemd"
 	"github.com/atls-ws/atls-ws/server"
 )
 
@@ -35,6 +37,10 @@ type daemon struct {
 	guard    *access.Guard
 	reloader *reloader
 	metrics  *metrics
+	version  string
+	sockets  map[string]net.Listener // of the service manager, not used yet
+	stopping atomic.Bool
+	watching *http.Server // of metrics:; nil: there is none
 	reach    *reach
 	routes   *routes
 	ownHTTP  bool // the service http is the daemon's own
@@ -51,21 +57,26 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server, o Options) error 
 	if err != nil {
 		return err
 	}
+	if d.sockets, err = systemd.Listeners(); err != nil {
+		return &StartError{err, "in the .socket unit, give one ListenStream each the FileDescriptorName outer or console"}
+	}
 	d.reloader = newReloader(d, cfg, o, m)
-	if d.fleet, err = fleet.Open(ctx, fleetConfig(cfg, d.log)); err != nil {
+	if d.fleet, err = fleet.Open(ctx, fleetConfig(cfg, d)); err != nil {
 		return err
 	}
 	if d.guard, err = access.Open(cfg, d.file, d.log); err != nil {
 		return &StartError{fmt.Errorf("audit: %w", err), "name a file that can be written to, or remove audit from the configuration"}
 	}
+	d.guard.Observe = d.metrics.decided
 	mux := new(server.Mux)
 	mux.OnSignal(server.AnySignal, d.fleet.FromDevice)
 	c := &server.Config{
 		TLS: following(&d.reloader.inner), Anchors: m.anchors, Identify: cfg.Identify(), Mux: mux, Origins: cfg.Origins, Logger: d.log,
 		Queue: d.fleet.Queue(),
 		Hooks: server.Hooks{
-			Connected:    func(s *server.Session) { d.counts.connected(s); d.fleet.Connected(s) },
-			Disconnected: func(s *server.Session, _ error) { d.fleet.Disconnected(s) },
+			Connected:    func(s *server.Session) { d.metrics.connected(s); d.counts.connected(s); d.fleet.Connected(s) },
+			Disconnected: func(s *server.Session, err error) { d.metrics.disconnected(s, err); d.fleet.Disconnected(s) },
+			Refused:      d.metrics.refused,
 		},
 		AuthorizeService: d.authorizeService,
 		Limits: server.Limits{
@@ -88,7 +99,7 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server, o Options) error 
 	if d.services, err = expose.Start(mux, cfg.Services, expose.Options{Logger: d.log, Limits: d.limits}); err != nil {
 		return err
 	}
-	if d.outerListener, err = listen(ctx, cfg.Listen); err != nil {
+	if d.outerListener, err = d.passed("outer", func() (net.Listener, error) { return listen(ctx, cfg.Listen) }); err != nil {
 		return err
 	}
 	path := cfg.Admin
@@ -108,11 +119,15 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server, o Options) error 
 	d.reach = &reach{server: d.server, limits: d.limits, dials: &limit.Peers{Conns: cmp.Or(cfg.Limits.Dials, defaultDials)}}
 	d.admin = newAPI(d.server, d.fleet, &d.counts, d.reach, d.guard, d.log)
 	api := d.allow(d.admin.routes())
-	d.admin.http = d.httpServer(api)
+	d.admin.http = d.httpServer(d.local(api))
+	d.metrics.registry.MustRegister(&numbers{d})
 	if err := d.openConsole(ctx, cfg, api); err != nil {
 		return err
 	}
 	d.reloader.run()
+	if err := d.openWatching(ctx, cfg.Metrics); err != nil {
+		return err
+	}
 	return d.listen(ctx, cfg)
 }
 
@@ -130,6 +145,8 @@ func (d *daemon) httpServer(h http.Handler) *http.Server {
 // listener stays open, for sessions over POST need it to their end. The admin API
 // stays until the devices are gone: what it is waiting for gets its answer.
 func (d *daemon) shutdown() {
+	d.stopping.Store(true)
+	_ = systemd.Notify(systemd.Stopping, systemd.Status("handing devices off"))
 	d.log.Info("stopping", "devices", d.server.Registry().Len(), "within", shutdownTime.String())
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownTime)
 	defer cancel()
@@ -174,6 +191,12 @@ func (d *daemon) close() {
 	if d.adminListener != nil {
 		_ = d.adminListener.Close()
 	}
+	for _, l := range d.sockets {
+		_ = l.Close()
+	}
+	if d.watching != nil {
+		_ = d.watching.Close() // last of what listens
+	}
 	d.wg.Wait()
 	if d.fleet != nil { // last: what the devices answered until now is stored
 		_ = d.fleet.Close()
@@ -184,11 +207,11 @@ func (d *daemon) close() {
 }
 
 // fleetConfig is the part of the configuration that is about signals.
-func fleetConfig(cfg *config.Server, log *slog.Logger) fleet.Config {
+func fleetConfig(cfg *config.Server, d *daemon) fleet.Config {
 	c := fleet.Config{
 		Dir: cfg.Data, PerDevice: cfg.Queue.PerDevice, DropOldest: cfg.Queue.WhenFull == config.WhenFullDrop,
 		MaxBytes: int64(cfg.Queue.MaxMiB) << 20, MaxAge: cfg.Queue.MaxAge, Outcomes: cfg.Queue.Outcomes,
-		Groups: cfg.Groups, CloudAge: cfg.Cloud.MaxAge, CloudBytes: int64(cfg.Cloud.MaxMiB) << 20, Logger: log,
+		Groups: cfg.Groups, CloudAge: cfg.Cloud.MaxAge, CloudBytes: int64(cfg.Cloud.MaxMiB) << 20, Logger: d.log, Observe: d.metrics.signal,
 		NATS: fleet.NATS{URL: cfg.NATS.URL, Credentials: cfg.NATS.Credentials, CA: cfg.NATS.CA, Replicas: cfg.NATS.Replicas},
 	}
 	if c.Dir == "" {

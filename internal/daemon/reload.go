@@ -93,6 +93,7 @@ func (r *reloader) run() {
 	r.cancel = cancel
 	r.d.server.Enforce(r.check)
 	files := &watch.Files{Paths: r.paths, Ask: r.asked, Changed: func(bool) { r.reload() }}
+	files.Note()
 	r.d.wg.Go(func() { files.Run(ctx) })
 	r.d.wg.Go(func() { r.warnOfExpiry(ctx) })
 }

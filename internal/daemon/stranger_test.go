@@ -16,7 +16,7 @@ func TestAWithheldBodyIsNotWaitedFor(t *testing.T) {
 	s := start(t, nil) // for its files
 	cfg := *s.cfg
 	cfg.Admin, cfg.Data = cfg.Admin+"2", cfg.Data+"2"
-	d := &daemon{log: slog.New(slog.DiscardHandler)}
+	d := &daemon{log: slog.New(slog.DiscardHandler), metrics: newMetrics()}
 	defer d.close()
 	if err := d.open(context.Background(), &cfg, Options{}); err != nil {
 		t.Fatal(err)

@@ -24,7 +24,13 @@ type Files struct {
 	// Changed is called when a file has changed and then stayed as it is for one
 	// look, so that a certificate and its key are not read half-written.
 	Changed func(asked bool)
+
+	seen map[string]version
 }
+
+// Note takes the files as they are now for what is known; without it Run does
+// so when it begins.
+func (f *Files) Note() { f.seen = f.look() }
 
 type version struct {
 	modified time.Time
@@ -40,8 +46,10 @@ func (f *Files) Run(ctx context.Context) {
 	}
 	tick := time.NewTicker(every)
 	defer tick.Stop()
-	seen := f.look()
-	last := seen
+	if f.seen == nil {
+		f.Note()
+	}
+	seen, last := f.seen, f.seen
 	for {
 		asked := false
 		select {

@@ -45,7 +45,7 @@ func (l *link) sendAll(ctx context.Context, sent chan<- sentSignal) error {
 			return err
 		}
 		for _, m := range all {
-			s := sentSignal{seq: sequence(m), id: m.Header.Get(idHeader)}
+			s := sentSignal{seq: sequence(m), id: m.Header.Get(idHeader), queued: stored(m)}
 			sig, err := parseSignal(m)
 			switch {
 			case err != nil:
@@ -128,6 +128,7 @@ func (s *store) fromLeader(ctx context.Context, stream, subject string, from uin
 type sentSignal struct {
 	seq     uint64
 	id      string
+	queued  time.Time // zero: not known
 	pending *session.Pending
 	state   string
 	text    string
@@ -191,6 +192,11 @@ func (a *answers) one(ctx context.Context, s sentSignal) error {
 		}
 	}
 	o.Time = time.Now().UTC()
+	after := time.Duration(0)
+	if !s.queued.IsZero() {
+		after = max(0, o.Time.Sub(s.queued))
+	}
+	a.l.f.cfg.Observe(o.State, after)
 	if _, err := parseID(s.id); err == nil {
 		a.outs = append(a.outs, storing{o, a.l.f.store.begin(&o)})
 	}

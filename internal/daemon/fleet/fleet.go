@@ -61,6 +61,9 @@ type Config struct {
 	CloudAge   time.Duration // for which the signals of devices are kept
 	CloudBytes int64
 	Logger     *slog.Logger // required
+	// Observe is told of each signal that is queued, and of what became of it, with
+	// the time since it was queued; 0 when that is not known. nil: nobody.
+	Observe func(state string, after time.Duration)
 }
 
 // NATS names a NATS server or cluster; without a URL one is embedded.
@@ -79,6 +82,9 @@ func (c Config) complete() Config {
 	c.CloudAge = orDefault(c.CloudAge, DefaultCloudAge)
 	c.CloudBytes = orDefault(c.CloudBytes, DefaultCloudBytes)
 	c.NATS.Replicas = orDefault(c.NATS.Replicas, 1)
+	if c.Observe == nil {
+		c.Observe = func(string, time.Duration) {}
+	}
 	return c
 }
 
