@@ -1,0 +1,103 @@
+package daemon
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/atls-ws/atls-ws/client"
+	"github.com/atls-ws/atls-ws/internal/daemon/admin"
+	"github.com/atls-ws/atls-ws/internal/statedir"
+)
+
+// again runs the site's daemon once more, with its own files.
+func (s *site) again(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	o := Options{Logger: slog.New(slog.NewTextHandler(&s.log, nil))}
+	ready, ended := make(chan string, 1), make(chan error, 1)
+	o.Ready = func(a net.Addr, _ string) { ready <- a.String() }
+	go func() { ended <- Run(ctx, s.cfg, o) }()
+	select {
+	case a := <-ready:
+		s.url = "http://" + a
+	case err := <-ended:
+		cancel()
+		t.Fatal(err)
+	}
+	s.stop = func() error { cancel(); err := <-ended; ended <- err; return err }
+	t.Cleanup(func() { _ = s.stop() })
+}
+
+// OPERATIONS.md tells an operator to do just this.
+func TestBackupIsRestored(t *testing.T) {
+	s := start(t, nil)
+	push := func(name string) {
+		t.Helper()
+		if o, err := s.admin.Push(t.Context(), &admin.Push{Device: "d-1", Name: name, Timeout: time.Minute}); err != nil || o.State != admin.Queued {
+			t.Fatal(o, err)
+		}
+	}
+	push("before")
+	if err := s.stop(); err != nil {
+		t.Fatal(err)
+	}
+	backup := filepath.Join(shortDir(t), "backup")
+	if err := os.CopyFS(backup, os.DirFS(s.cfg.Data)); err != nil {
+		t.Fatal(err)
+	}
+	s.again(t)
+	push("after")
+	if err := s.stop(); err != nil {
+		t.Fatal(err)
+	}
+
+	if err := os.RemoveAll(s.cfg.Data); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(s.cfg.Data, os.DirFS(backup)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(s.cfg.Data, "queue.json")); err != nil {
+		t.Fatal(err)
+	}
+	s.again(t)
+	got := make(chan string, 8)
+	mux := new(client.Mux)
+	mux.OnSignal(client.AnySignal, func(_ context.Context, sig client.Signal) (string, error) { got <- sig.Name; return "", nil })
+	s.connect("d-1", mux)
+	if name := <-got; name != "before" {
+		t.Errorf("the device got %q", name)
+	}
+	push2, err := s.admin.Push(t.Context(), &admin.Push{Device: "d-1", Name: "new", Timeout: time.Minute})
+	if err != nil || push2.State != admin.Acked {
+		t.Errorf("a new signal after the restore: %+v, %v", push2, err)
+	}
+	if name := <-got; name != "new" {
+		t.Errorf("the device got %q", name)
+	}
+}
+
+func TestDataOfANewerVersionIsLeftAlone(t *testing.T) {
+	s := start(t, nil)
+	if err := s.stop(); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(s.cfg.Data, statedir.File)
+	if data, err := os.ReadFile(path); err != nil || string(data) != "1\n" {
+		t.Fatalf("%q, %v", data, err)
+	}
+	if err := os.WriteFile(path, []byte("2\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	err := Run(t.Context(), s.cfg, Options{Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	if err == nil || !strings.Contains(err.Error(), "was written by a newer atls-ws: its format is 2") {
+		t.Error(err)
+	}
+}
