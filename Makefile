@@ -45,6 +45,9 @@ race: ## run them under the race detector, in random order
 e2e: ## run the built binaries against real middleboxes (install them with .ci/apt)
 	$(GO) test -tags e2e -count=1 -timeout 12m ./e2e
 
+soak: ## churn, push and stream for SOAK (30m) with 2,000 sessions; nothing may grow
+	SOAK=$(SOAK) $(GO) test -run '^TestSoak$$' -count=1 -v -timeout 0 ./internal/daemon
+
 lint: ## check formatting, vet and golangci-lint
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then \
 		echo "not gofmt-ed, run make fmt:"; echo "$$unformatted"; exit 1; fi
