@@ -1,13 +1,11 @@
 package daemon
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"log/slog"
 	"net/http"
-	"slices"
 
 	"github.com/atls-ws/atls-ws/internal/daemon/access"
 	"github.com/atls-ws/atls-ws/internal/daemon/admin"
@@ -46,24 +44,7 @@ func (a *api) routes() http.Handler {
 }
 
 func (a *api) devices(w http.ResponseWriter, r *http.Request) {
-	all := []admin.Device{}
-	for s := range a.server.Registry().All() {
-		if !a.guard.Sees(operator(r), s.Device()) {
-			continue
-		}
-		hello := s.Hello()
-		d := admin.Device{
-			Device: s.Device(), Session: s.ID(), Since: s.Opened().UTC(), Address: s.RemoteAddr().String(),
-			Carrier: hello.Carrier, Software: hello.Software, Services: hello.Services, Counts: a.outer.of(s.Device()),
-		}
-		if hello.Outer != nil {
-			d.Outer = hello.Outer.WithoutDER()
-			d.Outer.Exporter = nil // says nothing to a person
-		}
-		all = append(all, d)
-	}
-	slices.SortFunc(all, func(a, b admin.Device) int { return cmp.Compare(a.Device, b.Device) })
-	reply(w, http.StatusOK, all)
+	reply(w, http.StatusOK, a.connected(operator(r)))
 }
 
 // replyError answers with what went wrong: with the device, with the store, or

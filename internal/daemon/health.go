@@ -134,6 +134,11 @@ func (d *daemon) local(api http.Handler) http.Handler {
 	m.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	m.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 	m.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	m.HandleFunc("GET /{$}", d.pages.onSocket)
+	m.HandleFunc("GET /style.css", d.pages.onSocket)
+	m.HandleFunc("GET /devices/{id}", d.pages.onSocket)
+	m.HandleFunc("GET /signals/{id}", d.pages.onSocket)
+	m.HandleFunc("POST /push", d.pages.onSocket)
 	m.Handle("/", api)
 	return m
 }

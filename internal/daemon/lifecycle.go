@@ -36,6 +36,7 @@ type daemon struct {
 	admin    *api
 	guard    *access.Guard
 	reloader *reloader
+	pages    *pages
 	metrics  *metrics
 	version  string
 	sockets  map[string]net.Listener // of the service manager, not used yet
@@ -119,6 +120,9 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server, o Options) error 
 	d.reach = &reach{server: d.server, limits: d.limits, dials: &limit.Peers{Conns: cmp.Or(cfg.Limits.Dials, defaultDials)}}
 	d.admin = newAPI(d.server, d.fleet, &d.counts, d.reach, d.guard, d.log)
 	api := d.allow(d.admin.routes())
+	if d.pages, err = newPages(d); err != nil {
+		return err
+	}
 	d.admin.http = d.httpServer(d.local(api))
 	d.metrics.registry.MustRegister(&numbers{d})
 	if err := d.openConsole(ctx, cfg, api); err != nil {

@@ -1,8 +1,12 @@
 package fleet
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"slices"
+
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // Health is how the store of the signals does.
@@ -42,4 +46,36 @@ func (f *Fleet) Health(ctx context.Context) Health {
 // start of the process can help.
 func (f *Fleet) Stopped() bool {
 	return f.store.embedded != nil && (f.store.natsLog.stopped() != "" || !f.store.embedded.JetStreamEnabled())
+}
+
+// QueueLength is how many signals wait for a device.
+type QueueLength struct {
+	Device  string
+	Signals uint64
+}
+
+// maxQueues bounds how many queues are told one by one.
+const maxQueues = 10_000
+
+// Queues are the devices for which signals wait, the longest queue first; none
+// when they are very many.
+func (f *Fleet) Queues(ctx context.Context) (all []QueueLength, err error) {
+	st, err := f.store.js.Stream(ctx, signalStream)
+	if err != nil {
+		return nil, f.store.unavailable(err)
+	}
+	if st.CachedInfo().State.NumSubjects > maxQueues {
+		return nil, nil // JetStream would make a list of them all
+	}
+	info, err := st.Info(ctx, jetstream.WithSubjectFilter(signalSubject+".*"))
+	if err != nil {
+		return nil, f.store.unavailable(err)
+	}
+	for subject, n := range info.State.Subjects {
+		all = append(all, QueueLength{name(subject[len(signalSubject)+1:]), n})
+	}
+	slices.SortFunc(all, func(a, b QueueLength) int {
+		return cmp.Or(cmp.Compare(b.Signals, a.Signals), cmp.Compare(a.Device, b.Device))
+	})
+	return all, nil
 }
