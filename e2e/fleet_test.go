@@ -102,13 +102,10 @@ func (s *storm) push(ctx context.Context, device string, n int) error {
 }
 
 // TestKilledServerLosesAndRepeatsNothing kills the server while signals are
-// pushed to devices of which half are offline. ATLS_E2E_SIGNALS and
-// ATLS_E2E_DEVICES scale it.
+// pushed to devices of which half are offline. ATLS_E2E_SIGNALS=10000 and
+// ATLS_E2E_DEVICES=500 make it a storm, of one to three minutes.
 func TestKilledServerLosesAndRepeatsNothing(t *testing.T) {
-	signals, devices := scale("ATLS_E2E_SIGNALS", 10000), scale("ATLS_E2E_DEVICES", 500)
-	if testing.Short() {
-		signals, devices = 1000, 50
-	}
+	signals, devices := scale("ATLS_E2E_SIGNALS", 1000), scale("ATLS_E2E_DEVICES", 50)
 	s := newSite(t)
 	addr := freeAddr(t)
 	args := replace(s.serverArgs(false), "127.0.0.1:0", addr)

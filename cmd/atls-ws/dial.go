@@ -23,7 +23,7 @@ func dialCommand() *cli.Command {
 		BashComplete: completeDevices,
 		Flags: []cli.Flag{
 			adminFlag(),
-			&cli.BoolFlag{Name: "wait", Usage: "wait for a device that is not connected, and for a server that does not answer"},
+			&cli.BoolFlag{Name: "wait", Usage: "wait for a device that is not connected, with the signal wake in its queue, and for a server that does not answer"},
 			&cli.DurationFlag{Name: "timeout", Value: 5 * time.Minute, Usage: "how long to wait with --wait"},
 		},
 		Action: func(c *cli.Context) error {

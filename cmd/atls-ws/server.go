@@ -12,6 +12,7 @@ import (
 
 	"github.com/atls-ws/atls-ws/internal/config"
 	"github.com/atls-ws/atls-ws/internal/daemon"
+	"github.com/atls-ws/atls-ws/internal/daemon/access"
 )
 
 func serverCommand() *cli.Command {
@@ -54,6 +55,9 @@ func runServer(c *cli.Context) error {
 		if err := cfg.Check(); err != nil {
 			return err
 		}
+		if err := checkTokens(cfg); err != nil {
+			return err
+		}
 		return checked(c.App.Writer)
 	}
 	reload := make(chan os.Signal, 1)
@@ -94,4 +98,13 @@ func serverConfig(c *cli.Context) (*config.Server, error) {
 		}
 	}
 	return cfg, invalid(c, serverFields, readErr, cfg.Validate())
+}
+
+// checkTokens reads the file of the console's tokens, if there is one.
+func checkTokens(cfg *config.Server) error {
+	if cfg.Console.Tokens == "" {
+		return nil
+	}
+	_, err := access.LoadTokens(cfg.Console.Tokens)
+	return withNext(err, access.NextTokens)
 }

@@ -24,6 +24,10 @@ const (
 	CarrierPOST      = "post"      // nothing else
 )
 
+// SignalWake is the signal that a device gets when somebody waits to connect to
+// one of its services; its data is the service's name.
+const SignalWake = "wake"
+
 // DefaultCommandTimeout bounds a signal's command that sets no timeout.
 const DefaultCommandTimeout = 30 * time.Second
 

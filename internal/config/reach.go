@@ -75,7 +75,7 @@ type Console struct {
 // Authorization says who may do what. A list of rules that is there denies what
 // none of its rules allows; one that is not there allows everything.
 type Authorization struct {
-	// Groups of devices, which rules name as @group.
+	// Groups of devices, which rules name as @group, beside the Groups of Server.
 	Groups map[string]Group `yaml:"groups"`
 	// Devices are the rules for what devices may reach on the server.
 	Devices []DeviceRule `yaml:"devices"`
@@ -110,7 +110,7 @@ type OperatorRule struct {
 // ValidateAuthorization is Validate for Authorization alone.
 func (s *Server) ValidateAuthorization() error {
 	c := check{src: s.src}
-	c.authorization(s.Authorization)
+	c.authorization(s.Authorization, s.Groups)
 	return c.err()
 }
 
@@ -193,7 +193,7 @@ func (c *check) console(k Console) {
 	}
 }
 
-func (c *check) authorization(a Authorization) {
+func (c *check) authorization(a Authorization, groups map[string][]string) {
 	for _, name := range keys(a.Groups) {
 		if g := a.Groups[name]; len(g.Devices) == 0 && len(g.OU) == 0 {
 			c.add("authorization.groups."+name, "name devices, ou or both")
@@ -207,8 +207,9 @@ func (c *check) authorization(a Authorization) {
 		c.who(field, r.Who)
 		for _, w := range r.Who {
 			if g, ok := strings.CutPrefix(w, "@"); ok {
-				if _, ok := a.Groups[g]; !ok {
-					c.add(field+".who", "there is no group "+quoted(g)+"in authorization.groups")
+				_, own := a.Groups[g]
+				if _, shared := groups[g]; !own && !shared {
+					c.add(field+".who", "there is no group "+quoted(g)+"in authorization.groups or groups")
 				}
 			}
 		}
@@ -235,6 +236,11 @@ func (c *check) authorization(a Authorization) {
 		}
 		if len(r.Devices) == 0 {
 			c.add(field+".devices", "missing: name devices, or \"*\" for all")
+		}
+		for _, d := range r.Devices {
+			if strings.HasPrefix(d, "@") {
+				c.add(field+".devices", quoted(d)+"is a group: an operator's rule names ids, for a device that is away has shown no certificate")
+			}
 		}
 	}
 }

@@ -203,7 +203,7 @@ func (s *Server) Validate() error {
 	c.routes(s.Routes, s.Services)
 	c.listeners(s.Listeners)
 	c.console(s.Console)
-	c.authorization(s.Authorization)
+	c.authorization(s.Authorization, s.Groups)
 	c.notNegative("limits.sessions", int64(s.Limits.Sessions))
 	c.notNegative("limits.half_open", int64(s.Limits.HalfOpen))
 	c.notNegative("limits.streams", int64(s.Limits.Streams))

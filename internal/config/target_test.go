@@ -131,7 +131,7 @@ FILE:4: routes[0].host: "a:1" is not a host name without a port
 FILE:4: routes[0].path: "x" is not the beginning of a path, such as /api/
 FILE:4: routes[0].to: want a URL that begins with http://, https://
 FILE:6: routes[2]: an earlier route has the same host and path`},
-		{"console and rules", "console: {listen: \":1\", domain: x}\nauthorization:\n  groups: {g: {}}\n  devices:\n  operators:\n  - {who: [joe], may: [reboot]}\n  - who: [local]\n    may: [dial]\n    devices: [\"*\"]\n",
+		{"console and rules", "console: {listen: \":1\", domain: x}\nauthorization:\n  groups: {g: {}}\n  devices:\n  operators:\n  - {who: [joe], may: [reboot], devices: [\"@g\"]}\n  - who: [local]\n    may: [dial]\n    devices: [\"*\"]\n",
 			`FILE:2: console.cert: missing
 FILE:2: console.key: missing
 FILE:2: console: name clients_ca, tokens or both: nobody could be let in
@@ -139,7 +139,7 @@ FILE:4: authorization.groups.g: name devices, ou or both
 FILE:5: authorization.devices: empty: write [] to deny everything, or remove it to allow everything
 FILE:7: authorization.operators[0].who: "joe" is not local, cert:NAME or token:NAME
 FILE:7: authorization.operators[0].may: "reboot" is not one of list, signal, dial
-FILE:7: authorization.operators[0].devices: missing: name devices, or "*" for all`},
+FILE:7: authorization.operators[0].devices: "@g" is a group: an operator's rule names ids, for a device that is away has shown no certificate`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			path := write(t, "c.yaml", minimalServer+tc.yaml)

@@ -44,7 +44,7 @@ func (d *daemon) openConsole(ctx context.Context, cfg *config.Server, api http.H
 		c.service = config.DefaultWebService
 	}
 	if c.logins, err = newLogins(cfg.Console.Tokens); err != nil {
-		return &StartError{fmt.Errorf("console tokens: %w", err), "write a file with a name and a token on each line, such as: ci 8hKq0vWq3nB6"}
+		return &StartError{fmt.Errorf("console tokens: %w", err), access.NextTokens}
 	}
 	c.page = web.NewPage(web.PageConfig{
 		Dial: func(ctx context.Context, device string) (net.Conn, error) {

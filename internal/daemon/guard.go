@@ -76,29 +76,32 @@ func (d *daemon) allow(api http.Handler) http.Handler {
 // alone, so that a path which this function does not know is held to the rules
 // too. A device of "*" stands for more than one.
 func classify(r *http.Request) (scope, device, target string) {
-	words := strings.Split(strings.TrimPrefix(r.URL.EscapedPath(), "/v1/"), "/")
+	words := strings.Split(r.URL.EscapedPath(), "/")
 	for i, w := range words {
 		words[i], _ = url.PathUnescape(w) // the server has parsed it before
 	}
-	word := func(i int) string {
-		if i < len(words) {
-			return words[i]
+	word := func(i int) string { // of /v1/0/1/2/3, however the v1 is spelled
+		if i+2 < len(words) {
+			return words[i+2]
 		}
 		return ""
 	}
-	if word(0) == "devices" {
+	read := r.Method == http.MethodGet || r.Method == http.MethodHead
+	switch {
+	case word(0) == "streams" && read:
+		return "", "", "" // the outcome of what was decided on before
+	case word(0) == "devices" && word(1) == "" && read:
+		return config.ScopeList, "", "" // shows those that the operator may see
+	case word(0) == "devices" && word(1) != "":
 		device = word(1)
+	default:
+		device = "*"
 	}
 	switch {
-	case word(0) == "streams":
-		return "", "", "" // the outcome of what was decided on before
 	case word(0) == "devices" && word(2) == "services":
 		return config.ScopeDial, device, word(3)
-	case r.Method == http.MethodGet || r.Method == http.MethodHead:
+	case read:
 		return config.ScopeList, device, ""
-	}
-	if device == "" {
-		device = "*"
 	}
 	return config.ScopeSignal, device, r.URL.Query().Get("name")
 }

@@ -117,7 +117,7 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server, o Options) error 
 	if outer := following(&d.reloader.outer); outer != nil {
 		d.outerListener = tls.NewListener(d.outerListener, outer)
 	}
-	d.reach = &reach{server: d.server, limits: d.limits, dials: &limit.Peers{Conns: cmp.Or(cfg.Limits.Dials, defaultDials)}}
+	d.reach = &reach{server: d.server, wake: d.wake, limits: d.limits, dials: &limit.Peers{Conns: cmp.Or(cfg.Limits.Dials, defaultDials)}}
 	d.admin = newAPI(d.server, d.fleet, &d.counts, d.reach, d.guard, d.log)
 	api := d.allow(d.admin.routes())
 	if d.pages, err = newPages(d); err != nil {

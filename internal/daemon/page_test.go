@@ -104,4 +104,3 @@ func TestFleetPageShowsAndPushes(t *testing.T) {
 		t.Errorf("%d signals were sent, want 2", len(waiting))
 	}
 }
-

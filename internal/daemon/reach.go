@@ -23,6 +23,8 @@ type reach struct {
 	server *server.Server
 	limits *limit.Peers // rates, shared with what the device itself opens
 	dials  *limit.Peers // number of connections
+	// wake queues a signal for a device that is waited for; its error is logged.
+	wake func(ctx context.Context, device, service string, wait time.Duration)
 }
 
 // reached is a connection to a service of a device.
@@ -52,6 +54,9 @@ func (r *reach) dial(ctx context.Context, device, service string, wait time.Dura
 
 func (r *reach) connect(ctx context.Context, device, service string, wait time.Duration) (net.Conn, error) {
 	if wait > 0 {
+		if _, ok := r.server.Registry().Get(device); !ok {
+			r.wake(ctx, device, service, wait)
+		}
 		waiting, cancel := context.WithTimeout(ctx, wait)
 		_, err := r.server.Registry().Wait(waiting, device)
 		cancel()

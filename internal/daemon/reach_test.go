@@ -109,11 +109,20 @@ func TestDialWaitsForTheDevice(t *testing.T) {
 		}
 		got <- say(t, c, "hello")
 	}()
+	s.log.match(t, `msg="wake queued" device=d service=up .* wait=1m0s`)
+	woken := make(chan string, 4)
 	mux := new(client.Mux)
+	mux.OnSignal(config.SignalWake, func(_ context.Context, sig client.Signal) (string, error) {
+		woken <- string(sig.Data)
+		return "awake", nil
+	})
 	upper(t, mux, "up")
 	s.connect("d", mux)
 	if text := <-got; text != "HELLO" {
 		t.Error(text)
+	}
+	if service := <-woken; service != "up" {
+		t.Errorf("woken for %q", service)
 	}
 }
 
@@ -246,6 +255,13 @@ func TestClassify(t *testing.T) {
 		"POST /v1/devices/d/services/ssh?wait=1": "dial d ssh",
 		"POST /v1/devices/d/services/a%2Fb":      "dial d a/b",
 		"GET /v1/devices/d/services/ssh":         "dial d ssh",
+		"GET /%761/devices/d/services/ssh":       "dial d ssh",
+		"GET /v1/signals":                        "list * ",
+		"GET /v1/signals/0123":                   "list * ",
+		"GET /v1/devices/d/signals":              "list d ",
+		"GET /":                                  "list * ",
+		"POST /v1/devices":                       "signal * ",
+		"POST /v1/streams/7":                     "signal * ",
 		"GET /v1/streams/7":                      "  ",
 		"POST /v1/signals?name=x":                "signal * x",
 		"DELETE /v1/devices/d/queue":             "signal d ",

@@ -104,6 +104,7 @@ func Run(ctx context.Context, cfg *config.Device, o Options) error {
 }
 
 func handleSignals(mux *client.Mux, cfg *config.Device, log *slog.Logger) {
+	mux.OnSignal(config.SignalWake, awake) // unless the configuration has one
 	for name, c := range cfg.Signals {
 		mux.OnSignal(name, command{c, log}.handle)
 	}
@@ -154,6 +155,9 @@ func outerConfig(cfg *config.Device) (*client.OuterConfig, error) {
 	}
 	return &client.OuterConfig{Policy: policy[cfg.Outer.Policy], Roots: roots, Pins: pins}, nil
 }
+
+// awake answers who waits for this device: it stays connected anyway.
+func awake(context.Context, client.Signal) (string, error) { return "awake", nil }
 
 // sessionConfig is what every session of the device needs.
 func sessionConfig(cfg *config.Device, o Options) (*client.Config, error) {

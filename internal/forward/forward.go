@@ -183,13 +183,13 @@ func (p *Port) serve(ctx context.Context, local net.Conn) {
 	}
 	remote, err := connect(ctx, local)
 	if err != nil {
+		if ctx.Err() == nil { // first: whoever sees the reset finds the reason
+			p.log.Warn("no connection", "err", err)
+		}
 		if answered := (*answeredError)(nil); !errors.As(err, &answered) {
 			reset(local)
 		}
 		_ = local.Close()
-		if ctx.Err() == nil {
-			p.log.Warn("no connection", "err", err)
-		}
 		return
 	}
 	defer context.AfterFunc(ctx, func() { _ = remote.Close() })()

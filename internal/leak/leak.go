@@ -15,8 +15,13 @@ import (
 // seconds after the last test.
 //
 //	func TestMain(m *testing.M) { leak.Main(m) }
-func Main(m *testing.M) {
+//
+// After the tests it calls cleanup.
+func Main(m *testing.M, cleanup ...func()) {
 	code := m.Run()
+	for _, fn := range cleanup {
+		fn()
+	}
 	if code == 0 {
 		if left := wait(5 * time.Second); len(left) > 0 {
 			fmt.Fprintf(os.Stderr, "%d goroutines left behind:\n\n%s\n", len(left), strings.Join(left, "\n\n"))

@@ -44,7 +44,7 @@ func open(cfg *config.Server, file string, log *slog.Logger, every time.Duration
 		return nil, err
 	}
 	g := &Guard{log: log, file: file, audit: a, reload: make(chan struct{}, 1)}
-	g.rules.Store(&rules{cfg.Authorization, cfg.Place})
+	g.rules.Store(newRules(cfg))
 	ctx, cancel := context.WithCancel(context.Background())
 	g.stop = cancel
 	files := g.files(every)
@@ -152,6 +152,6 @@ func (g *Guard) read() {
 		g.log.Error("configuration is not read again: the old rules stay", "err", err)
 		return
 	}
-	g.rules.Store(&rules{cfg.Authorization, cfg.Place})
+	g.rules.Store(newRules(cfg))
 	g.log.Info("rules read again", "file", g.file, "devices", len(cfg.Authorization.Devices), "operators", len(cfg.Authorization.Operators))
 }

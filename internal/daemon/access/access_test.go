@@ -71,12 +71,13 @@ func write(t *testing.T, file, text string) {
 	}
 }
 
-const rulesYAML = `authorization:
+const rulesYAML = `groups: {gates: ["gate-*"]}
+authorization:
   groups:
     pumps: {devices: ["pump-*"], ou: [Pumps]}
   devices:
   - {who: ["@pumps"], services: [mqtt, "log*"]}
-  - {who: [gate], routes: [api]}
+  - {who: [gate, "@gates"], routes: [api]}
   operators:
   - {who: [local], may: [list, signal, dial], devices: ["*"]}
   - {who: ["cert:*@ops.test", "token:ci"], may: [dial, list], devices: ["pump-*"], services: [web]}
@@ -90,13 +91,14 @@ func TestRulesAllowWhatTheySayAndNothingElse(t *testing.T) {
 		name   string
 		want   string // the rule, empty: denied
 	}{
-		{Device{ID: "pump-7"}, "service", "mqtt", "authorization.devices[0] (s.yaml:5)"},
+		{Device{ID: "pump-7"}, "service", "mqtt", "authorization.devices[0] (s.yaml:6)"},
 		{Device{ID: "pump-7"}, "service", "logs", "devices[0]"},
 		{Device{ID: "pump-7"}, "service", "ssh", ""},
 		{Device{ID: "x", OU: []string{"Other", "Pumps"}}, "service", "mqtt", "devices[0]"},
 		{Device{ID: "x", OU: []string{"pumps"}}, "service", "mqtt", ""},
 		{Device{ID: "@pumps"}, "service", "mqtt", ""}, // no id makes a device a group
-		{Device{ID: "gate"}, "route", "api", "devices[1] (s.yaml:6)"},
+		{Device{ID: "gate"}, "route", "api", "devices[1] (s.yaml:7)"},
+		{Device{ID: "gate-1"}, "route", "api", "devices[1]"}, // a group of signals is one of rules
 		{Device{ID: "gate"}, "service", "api", ""},
 		{Device{ID: "pump-7"}, "route", "api", ""},
 	} {
@@ -163,8 +165,8 @@ func TestEveryDecisionIsInTheAuditLog(t *testing.T) {
 		got = append(got, r)
 	}
 	want := []Record{
-		{Who: "device:pump-7", Action: "service", Device: "pump-7", Target: "ssh", Rule: "no rule of authorization.devices (s.yaml:4) allows it"},
-		{Who: "local", Action: "dial", Device: "gate", Target: "ssh", From: "unix", Allowed: true, Rule: "authorization.operators[0] (s.yaml:8)"},
+		{Who: "device:pump-7", Action: "service", Device: "pump-7", Target: "ssh", Rule: "no rule of authorization.devices (s.yaml:5) allows it"},
+		{Who: "local", Action: "dial", Device: "gate", Target: "ssh", From: "unix", Allowed: true, Rule: "authorization.operators[0] (s.yaml:9)"},
 	}
 	if len(got) != 2 || got[0] != want[0] || got[1] != want[1] {
 		t.Errorf("%+v", got)

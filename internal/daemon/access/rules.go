@@ -40,8 +40,11 @@ type Decision struct {
 // rules are one version of the configuration's rules. They do not change.
 type rules struct {
 	config.Authorization
-	place func(field string) string
+	shared map[string][]string // the groups that signals go to as well
+	place  func(field string) string
 }
+
+func newRules(cfg *config.Server) *rules { return &rules{cfg.Authorization, cfg.Groups, cfg.Place} }
 
 // name names a rule, with its place in the file.
 func (r *rules) name(field string) string {
@@ -94,7 +97,7 @@ func (r *rules) is(d Device, who []string) bool {
 		if !group && Match(w, d.ID) {
 			return true
 		}
-		if g := r.Groups[name]; group && (anyOf(g.Devices, d.ID) || anyOf(g.OU, d.OU...)) {
+		if g := r.Groups[name]; group && (anyOf(g.Devices, d.ID) || anyOf(g.OU, d.OU...) || anyOf(r.shared[name], d.ID)) {
 			return true
 		}
 	}

@@ -18,6 +18,9 @@ const (
 	minToken  = 16      // bytes
 )
 
+// NextTokens says what to do about a file of tokens that cannot be used.
+const NextTokens = "write a file with a name and a token of at least 16 characters on each line, such as: ci 8hKq0vWq3nB6x7Rt"
+
 // Tokens are names with secrets, from a file with "NAME TOKEN" on each line;
 // TOKEN may be sha256: and the hex of its sum. Blank lines and those that begin
 // with # mean nothing. A change of the file counts from the next use.

@@ -25,7 +25,9 @@ import (
 	"github.com/atls-ws/atls-ws/server"
 )
 
-func TestMain(m *testing.M) { leak.Main(m) }
+func TestMain(m *testing.M) { leak.Main(m, func() { _ = os.RemoveAll(natsDir) }) }
+
+var natsDir string // of the server's binary
 
 func must[T any](t testing.TB) func(T, error) T {
 	return func(v T, err error) T {
@@ -47,11 +49,11 @@ type natsd struct {
 }
 
 var buildNATS = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "natsd-")
-	if err != nil {
+	var err error
+	if natsDir, err = os.MkdirTemp("", "natsd-"); err != nil {
 		return "", err
 	}
-	exe := filepath.Join(dir, "nats-server")
+	exe := filepath.Join(natsDir, "nats-server")
 	if out, err := exec.Command("go", "build", "-o", exe, "github.com/nats-io/nats-server/v2").CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%w: %s", err, out)
 	}

@@ -29,7 +29,7 @@ type link struct {
 	rung     bool                // since the goroutine last looked
 	want     uint64              // the latest bell's sequence
 	sent     uint64              // the latest sequence that the session was given
-	skip     map[uint64]struct{} // taken out of the queue while the goroutine may hold them
+	skip     map[uint64]struct{} // being taken out of the queue, which a goroutine may have read
 	unacked  map[string]struct{} // ids that the device has and has not answered
 	settled  bool                // what the device said in Hello has been noted
 	next     uint64              // where to read on; the goroutine's
@@ -103,12 +103,10 @@ func (l *link) take(seq uint64) bool {
 	if seq <= l.sent {
 		return false
 	}
-	if l.running {
-		if l.skip == nil {
-			l.skip = map[uint64]struct{}{}
-		}
-		l.skip[seq] = struct{}{}
+	if l.skip == nil { // until the goroutine next ends, also one that is not begun yet
+		l.skip = map[uint64]struct{}{}
 	}
+	l.skip[seq] = struct{}{}
 	return true
 }
 
