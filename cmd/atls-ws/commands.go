@@ -8,6 +8,6 @@ import "github.com/urfave/cli/v2"
 func commands() []*cli.Command {
 	return []*cli.Command{
 		demoCommand(), serverCommand(), pushCommand(), signalsCommand(), devicesCommand(), benchCommand(), dialCommand(), pkiCommand(),
-		forwardCommand(), httpCommand(),
+		forwardCommand(), httpCommand(), backupCommand(), restoreCommand(),
 	}
 }

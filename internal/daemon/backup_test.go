@@ -13,6 +13,7 @@ import (
 
 	"github.com/atls-ws/atls-ws/client"
 	"github.com/atls-ws/atls-ws/internal/daemon/admin"
+	"github.com/atls-ws/atls-ws/internal/daemon/fleet"
 	"github.com/atls-ws/atls-ws/internal/statedir"
 )
 
@@ -81,6 +82,56 @@ func TestBackupIsRestored(t *testing.T) {
 	}
 	if name := <-got; name != "new" {
 		t.Errorf("the device got %q", name)
+	}
+}
+
+// The same while the server runs, with what is written meanwhile left out.
+func TestLiveBackupIsRestored(t *testing.T) {
+	s := start(t, nil)
+	for _, name := range []string{"one", "two"} {
+		data := make([]byte, 50<<10) // so that there is more than one chunk
+		if _, err := s.admin.Push(t.Context(), &admin.Push{Device: "d-1", Name: name, Data: data, Timeout: time.Minute}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	file := filepath.Join(shortDir(t), "backup")
+	body := must[io.ReadCloser](t)(s.admin.Backup(t.Context()))
+	data := must[[]byte](t)(io.ReadAll(body))
+	if err := body.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, data[:len(data)/2], 0o600); err != nil || fleet.CheckBackup(file) == nil {
+		t.Errorf("half a backup is whole: %v", err)
+	}
+	if err := os.WriteFile(file, data, 0o600); err != nil || fleet.CheckBackup(file) != nil {
+		t.Fatalf("%v, %v", err, fleet.CheckBackup(file))
+	}
+	if err := s.stop(); err != nil {
+		t.Fatal(err)
+	}
+	log := slog.New(slog.NewTextHandler(&s.log, nil))
+	if err := fleet.Restore(t.Context(), file, s.cfg.Data, log); err == nil || !strings.Contains(err.Error(), "is not empty") {
+		t.Errorf("over what is there: %v", err)
+	}
+	if err := os.RemoveAll(s.cfg.Data); err != nil {
+		t.Fatal(err)
+	}
+	if err := fleet.Restore(t.Context(), file, s.cfg.Data, log); err != nil {
+		t.Fatal(err)
+	}
+	s.again(t)
+	s.log.match(t, "the queues begin a new incarnation")
+	got := make(chan string, 8)
+	mux := new(client.Mux)
+	mux.OnSignal(client.AnySignal, func(_ context.Context, sig client.Signal) (string, error) { got <- sig.Name; return "", nil })
+	s.connect("d-1", mux)
+	for _, want := range []string{"one", "two"} {
+		if name := <-got; name != want {
+			t.Errorf("the device got %q, want %q", name, want)
+		}
+	}
+	if all := must[[]admin.Signal](t)(s.admin.Signals(t.Context(), 50)); len(all) != 2 {
+		t.Errorf("%d sends are known", len(all))
 	}
 }
 

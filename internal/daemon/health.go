@@ -9,7 +9,11 @@ import (
 	"net/http/pprof"
 	"time"
 
+	"github.com/atls-ws/atls-ws/internal/config"
+	"github.com/atls-ws/atls-ws/internal/daemon/access"
+	"github.com/atls-ws/atls-ws/internal/daemon/admin"
 	"github.com/atls-ws/atls-ws/internal/daemon/fleet"
+	"github.com/atls-ws/atls-ws/server"
 )
 
 const (
@@ -126,6 +130,20 @@ func (d *daemon) passed(name string, open func() (net.Listener, error)) (net.Lis
 	return open()
 }
 
+// backup is for the owner of the socket who may list every device.
+func (d *daemon) backup(w http.ResponseWriter, r *http.Request) {
+	if !d.guard.Operator(access.Local, "admin socket", config.ScopeList, "*", "backup").Allowed {
+		reply(w, http.StatusForbidden, admin.Outcome{State: admin.Refused, Code: server.NotAllowed.String(), Text: "the server's rules do not let local list all devices"})
+		return
+	}
+	w.Header().Set("Content-Type", "application/zip")
+	if err := d.fleet.Backup(r.Context(), w); err != nil {
+		d.log.Error("backup failed", "err", err)
+		panic(http.ErrAbortHandler) // the file has no end
+	}
+	d.log.Info("backup written")
+}
+
 // local is the admin socket's handler: the API, and what only its owner sees.
 func (d *daemon) local(api http.Handler) http.Handler {
 	m := d.seeing()
@@ -134,6 +152,7 @@ func (d *daemon) local(api http.Handler) http.Handler {
 	m.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	m.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 	m.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	m.HandleFunc("GET "+admin.BackupPath, d.backup)
 	m.HandleFunc("GET /{$}", d.pages.onSocket)
 	m.HandleFunc("GET /style.css", d.pages.onSocket)
 	m.HandleFunc("GET /devices/{id}", d.pages.onSocket)
