@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,8 +21,14 @@ func TestChangeIsToldOnceTheFilesHaveSettled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		write(cert, "a")
 		ask := make(chan struct{})
+		var mu sync.Mutex
 		var calls []bool
-		f := &Files{Paths: func() []string { return []string{"", cert, key} }, Every: time.Second, Ask: ask, Changed: func(asked bool) { calls = append(calls, asked) }}
+		note := func(asked bool) {
+			mu.Lock()
+			defer mu.Unlock()
+			calls = append(calls, asked)
+		}
+		f := &Files{Paths: func() []string { return []string{"", cert, key} }, Every: time.Second, Ask: ask, Changed: note}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() { f.Run(ctx); close(done) }()
@@ -29,6 +36,8 @@ func TestChangeIsToldOnceTheFilesHaveSettled(t *testing.T) {
 			t.Helper()
 			time.Sleep(d)
 			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
 			if len(calls) != want {
 				t.Fatalf("told %d times, want %d", len(calls), want)
 			}
