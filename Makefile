@@ -10,7 +10,12 @@ BENCHTIME ?= 1s
 PKGS ?= ./...
 GOLANGCI = $(GO) tool -modfile=.ci/tools.mod golangci-lint
 
-.PHONY: help build build-device demo cluster-demo test race e2e lint fuzz bench fmt clean
+PKG_VERSION ?= $(shell git describe --tags --always 2>/dev/null | sed 's/^v//; s/^[^0-9]/0~&/' | grep . || echo 0~dev)
+ARCH ?= $(shell $(GO) env GOARCH)
+SOAK ?= 30m
+NFPM = $(GO) tool -modfile=.ci/nfpm.mod nfpm
+
+.PHONY: help build build-device packages soak demo cluster-demo test race e2e lint fuzz bench fmt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +25,13 @@ build: ## build the one binary, bin/atls-ws
 
 build-device: ## build what a device needs, bin/atls-ws-device
 	$(GO) build -tags device -trimpath -ldflags "-s -w" -o bin/atls-ws-device ./cmd/atls-ws
+
+packages: ## build the Debian packages of server and device, bin/*.deb
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.buildVersion=$(PKG_VERSION)" -o bin/atls-ws ./cmd/atls-ws
+	CGO_ENABLED=0 $(GO) build -tags device -trimpath -ldflags "-s -w -X main.buildVersion=$(PKG_VERSION)" -o bin/atls-ws-device ./cmd/atls-ws
+	VERSION=$(PKG_VERSION) ARCH=$(ARCH) $(NFPM) package -f packaging/nfpm-server.yaml -p deb -t bin/
+	VERSION=$(PKG_VERSION) ARCH=$(ARCH) $(NFPM) package -f packaging/nfpm-device.yaml -p deb -t bin/
+	@for p in bin/*.deb; do dpkg-deb -c $$p >/dev/null || exit 1; done 2>/dev/null || echo "dpkg-deb is not here: the packages were not looked at"
 
 demo: build ## show the whole path: server, middlebox, device, a signal and its ack
 	@bin/atls-ws demo
@@ -35,6 +47,9 @@ race: ## run them under the race detector, in random order
 
 e2e: ## run the built binaries against real middleboxes (install them with .ci/apt)
 	$(GO) test -tags e2e -count=1 -timeout 12m ./e2e
+
+soak: ## churn, push and stream for SOAK (30m) with 2,000 sessions; nothing may grow
+	SOAK=$(SOAK) $(GO) test -run '^TestSoak$$' -count=1 -v -timeout 0 ./internal/daemon
 
 lint: ## check formatting, vet and golangci-lint
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then \

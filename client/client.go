@@ -14,10 +14,11 @@ import (
 // other methods use the one that is up. All methods may be called from any
 // goroutine.
 type Client struct {
-	cfg   *Config
-	paths paths
+	paths   paths
+	updated chan struct{}
 
 	mu      sync.Mutex
+	cfg     *Config // replaced as a whole
 	session *Session
 	up      chan struct{} // closed while session is set
 }
@@ -28,7 +29,7 @@ func New(c *Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Client{cfg: cfg, up: make(chan struct{})}, nil
+	return &Client{cfg: cfg, up: make(chan struct{}), updated: make(chan struct{}, 1)}, nil
 }
 
 func (c *Client) set(s *Session) {
@@ -96,8 +97,8 @@ func (c *Client) Transport(service string) *http.Transport {
 
 // OnSignal sets the handler of the signals of that name, AnySignal for all that
 // have none.
-func (c *Client) OnSignal(name string, h SignalHandler) { c.cfg.Mux.OnSignal(name, h) }
+func (c *Client) OnSignal(name string, h SignalHandler) { c.config().Mux.OnSignal(name, h) }
 
 // Listen makes a service of this device reachable for the server, over all
 // sessions, until the listener is closed.
-func (c *Client) Listen(service string) (net.Listener, error) { return c.cfg.Mux.Listen(service) }
+func (c *Client) Listen(service string) (net.Listener, error) { return c.config().Mux.Listen(service) }

@@ -78,7 +78,10 @@ internal/expose: internal/config internal/limit internal/session internal/udp
 internal/forward: internal/config internal/session internal/udp
 internal/doctor: internal/answer internal/outer internal/proto internal/session postconn wsconn
 internal/command:
-internal/device: client internal/command internal/config internal/expose internal/forward internal/limit
+internal/statedir:
+internal/systemd:
+internal/watch:
+internal/device: client internal/command internal/config internal/expose internal/forward internal/limit internal/statedir internal/systemd internal/watch
 `
 
 // Imports point down only: docs/ARCHITECTURE.md has the picture.

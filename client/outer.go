@@ -8,6 +8,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/atls-ws/atls-ws/internal/answer"
 	"github.com/atls-ws/atls-ws/internal/outer"
@@ -67,14 +68,18 @@ type hop struct {
 	*outer.Hop
 	cfg     *OuterConfig
 	host    string
-	withDER bool // report the certificates themselves even when they verify
+	now     func() time.Time // the clock by which the inner certificates are judged
+	withDER bool             // report the certificates themselves even when they verify
 
 	mu     sync.Mutex
 	report *OuterReport // of the latest TLS connection; nil over plain HTTP
 }
 
 func newHop(c *Config) *hop {
-	h := &hop{cfg: c.Outer, host: c.host, withDER: c.bootstrap}
+	h := &hop{cfg: c.Outer, host: c.host, withDER: c.bootstrap, now: c.TLS.Time}
+	if h.now == nil {
+		h.now = time.Now
+	}
 	h.Hop = outer.New(outer.Options{Proxy: c.Proxy, TLS: &tls.Config{
 		MinVersion: tls.VersionTLS12, // middleboxes of section 9 of the design speak 1.2
 		RootCAs:    c.Outer.Roots,
@@ -94,7 +99,7 @@ func (h *hop) verify(cs tls.ConnectionState) error {
 	h.mu.Unlock()
 	switch {
 	case h.cfg.Policy == OuterVerify && err != nil:
-	case h.cfg.Policy == OuterPin && !pinned(cs.PeerCertificates, h.host, h.cfg.Pins):
+	case h.cfg.Policy == OuterPin && !pinned(h.now(), cs.PeerCertificates, h.host, h.cfg.Pins):
 		err = ErrPin
 	default:
 		return nil
@@ -105,7 +110,7 @@ func (h *hop) verify(cs tls.ConnectionState) error {
 // inspect says what a connection shows, and why it does not verify.
 func (h *hop) inspect(cs tls.ConnectionState) (*OuterReport, error) {
 	r := &OuterReport{TLSVersion: tls.VersionName(cs.Version), Policy: h.cfg.Policy.String()}
-	err := outer.Verify(cs.PeerCertificates, h.host, h.cfg.Roots)
+	err := outer.VerifyAt(h.now(), cs.PeerCertificates, h.host, h.cfg.Roots)
 	r.Verified = err == nil
 	if err != nil {
 		r.VerifyError = clip(err.Error())
@@ -116,7 +121,7 @@ func (h *hop) inspect(cs tls.ConnectionState) (*OuterReport, error) {
 
 // pinned says whether the leaf has a pinned key, or validates under an
 // authority of the chain that has one.
-func pinned(chain []*x509.Certificate, host string, pins [][sha256.Size]byte) bool {
+func pinned(now time.Time, chain []*x509.Certificate, host string, pins [][sha256.Size]byte) bool {
 	authorities := x509.NewCertPool()
 	for i, c := range chain {
 		if !slices.Contains(pins, sha256.Sum256(c.RawSubjectPublicKeyInfo)) {
@@ -127,7 +132,7 @@ func pinned(chain []*x509.Certificate, host string, pins [][sha256.Size]byte) bo
 		}
 		authorities.AddCert(c)
 	}
-	return outer.Verify(chain, host, authorities) == nil
+	return outer.VerifyAt(now, chain, host, authorities) == nil
 }
 
 const (

@@ -17,8 +17,12 @@ import (
 func (c *Client) Run(ctx context.Context) error {
 	var b backoff
 	for {
-		started := time.Now()
-		retry, err := c.once(ctx)
+		select {
+		case <-c.updated: // the configuration that is taken next has it
+		default:
+		}
+		started, cfg := time.Now(), c.config()
+		retry, err := c.once(ctx, cfg)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -28,13 +32,15 @@ func (c *Client) Run(ctx context.Context) error {
 		if retry < 0 {
 			retry = b.next(err)
 		}
-		c.cfg.Logger.Warn("session ended", "err", err, "retry_in", retry.Round(time.Millisecond).String())
-		if c.cfg.OnDisconnect != nil {
-			c.cfg.OnDisconnect(err, retry)
+		cfg.Logger.Warn("session ended", "err", err, "retry_in", retry.Round(time.Millisecond).String())
+		if cfg.OnDisconnect != nil {
+			cfg.OnDisconnect(err, retry)
 		}
 		timer := time.NewTimer(retry)
 		select {
 		case <-timer.C:
+		case <-c.updated:
+			timer.Stop()
 		case <-ctx.Done():
 			timer.Stop()
 			return ctx.Err()
@@ -44,10 +50,10 @@ func (c *Client) Run(ctx context.Context) error {
 
 // once makes a session and lives with it until its end. A retry of 0 or more
 // is what a draining server asked for.
-func (c *Client) once(ctx context.Context) (retry time.Duration, err error) {
-	l := &life{c: c, attempt: rand.Text(), network: network(ctx, c.cfg)}
+func (c *Client) once(ctx context.Context, cfg *Config) (retry time.Duration, err error) {
+	l := &life{c: c, cfg: cfg, attempt: rand.Text(), network: network(ctx, cfg)}
 	first := c.paths.first(l.network)
-	s, err := connect(ctx, c.cfg, first, l.attempt)
+	s, err := connect(ctx, cfg, first, l.attempt)
 	if err != nil {
 		return -1, err
 	}
@@ -58,7 +64,7 @@ func (c *Client) once(ctx context.Context) (retry time.Duration, err error) {
 	defer func() { c.set(nil); _ = l.s.Close() }()
 
 	var better chan *Session
-	if l.carrier() == CarrierPOST && c.cfg.Carrier == CarrierAuto {
+	if l.carrier() == CarrierPOST && cfg.Carrier == CarrierAuto {
 		if first == CarrierWebSocket {
 			c.paths.gaveUp(l.network)
 		}
@@ -69,7 +75,7 @@ func (c *Client) once(ctx context.Context) (retry time.Duration, err error) {
 		select {
 		case s := <-better:
 			old := l.s
-			c.cfg.Logger.Info("session moves to websocket", "old", old.ID())
+			cfg.Logger.Info("session moves to websocket", "old", old.ID())
 			l.use(s)
 			l.wg.Go(func() { retire(ctx, old) })
 		case <-l.s.Done():
@@ -87,6 +93,7 @@ func (c *Client) once(ctx context.Context) (retry time.Duration, err error) {
 // over a better carrier.
 type life struct {
 	c       *Client
+	cfg     *Config
 	attempt string
 	network string
 	s       *Session
@@ -97,9 +104,9 @@ func (l *life) carrier() Carrier { return Carrier(l.s.Hello().Carrier) }
 
 func (l *life) use(s *Session) {
 	l.s = s
-	l.c.cfg.Logger.Info("session ready", "device", s.Device(), "session", s.ID(), "carrier", s.Hello().Carrier, "remote", s.RemoteAddr().String())
-	if l.c.cfg.OnConnect != nil {
-		l.c.cfg.OnConnect(s)
+	l.cfg.Logger.Info("session ready", "device", s.Device(), "session", s.ID(), "carrier", s.Hello().Carrier, "remote", s.RemoteAddr().String())
+	if l.cfg.OnConnect != nil {
+		l.cfg.OnConnect(s)
 	}
 	l.c.set(s)
 }
@@ -124,7 +131,7 @@ func (l *life) learn() {
 // we come back when it said. Whatever is first moves us.
 func (l *life) drained(ctx context.Context) (retry time.Duration, err error) {
 	retry = min(l.s.ReconnectIn(), maxRetryWait)
-	l.c.cfg.Logger.Info("server drains", "reconnect_in", retry.String())
+	l.cfg.Logger.Info("server drains", "reconnect_in", retry.String())
 	timer := time.NewTimer(retry)
 	defer timer.Stop()
 	select {
@@ -148,14 +155,14 @@ func (l *life) tryWebSocket(ctx context.Context, better chan<- *Session) {
 			timer.Stop()
 			return
 		}
-		c := *l.c.cfg
+		c := *l.c.config()
 		c.Carrier = CarrierWebSocket
 		s, err := connect(ctx, &c, CarrierWebSocket, l.attempt)
 		if ctx.Err() != nil && err != nil {
 			return
 		}
 		if err != nil {
-			l.c.cfg.Logger.Debug("websocket still fails", "err", err)
+			l.cfg.Logger.Debug("websocket still fails", "err", err)
 			l.c.paths.gaveUp(l.network)
 			continue
 		}

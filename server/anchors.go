@@ -91,6 +91,8 @@ func (a anchors) answer() (body []byte, names []string) {
 	return body, names
 }
 
+var errNoHost = errors.New("anchors are served at the service http, and the server was made without one")
+
 var errNotReported = errors.New("the device reported no certificate chain of its outer hop")
 
 // reportedChain is the chain that the device of a request met. It is a
@@ -126,7 +128,7 @@ func (s *Server) withAnchors(app http.Handler) http.Handler {
 		app = http.NotFoundHandler()
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path != est.CACertsPath {
+		if r.URL.Path != est.CACertsPath || len(*s.anchors.Load()) == 0 {
 			app.ServeHTTP(w, r)
 			return
 		}
@@ -151,7 +153,7 @@ func (s *Server) serveAnchors(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	issuer := chain[0].Issuer.String()
-	body, names := s.anchors.fitting(chain, time.Now()).answer()
+	body, names := s.anchors.Load().fitting(chain, time.Now()).answer()
 	if len(names) == 0 {
 		log.Warn("no anchors fit what the device met", "outer_issuer", issuer)
 		noAnchors(w, fmt.Sprintf("no configured anchors validate the chain that the device met, issued by %q; "+

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/atls-ws/atls-ws/internal/proto"
@@ -34,7 +35,7 @@ type Server struct {
 	cfg      Config
 	registry Registry
 	hosted   *hosted
-	anchors  anchors
+	anchors  atomic.Pointer[anchors]
 	post     *postconn.Handler
 
 	operational *x509.CertPool // authorities of devices, without those of the factory
@@ -43,6 +44,8 @@ type Server struct {
 	cancel context.CancelFunc
 
 	mu        sync.Mutex
+	check     Check
+	counts    Stats // what is counted of them
 	closed    bool
 	halfOpen  int
 	httpPeers map[*httpPeer]struct{}
@@ -64,7 +67,8 @@ func New(c *Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("server: %w", err)
 	}
-	s := &Server{cfg: *c, live: map[*Session]struct{}{}, httpPeers: map[*httpPeer]struct{}{}, anchors: sets}
+	s := &Server{cfg: *c, live: map[*Session]struct{}{}, httpPeers: map[*httpPeer]struct{}{}}
+	s.anchors.Store(&sets)
 	s.registry.sessions = map[string][]*Session{}
 	s.cfg.TLS = c.TLS.Clone()
 	s.cfg.Limits = c.Limits.complete()
@@ -86,7 +90,7 @@ func New(c *Config) (*Server, error) {
 		return nil, fmt.Errorf("server: %w", err)
 	}
 	app := c.Handler
-	if len(s.anchors) > 0 {
+	if app != nil || len(sets) > 0 {
 		app = s.withAnchors(app)
 	}
 	if c.Enrollment != nil {
@@ -161,7 +165,7 @@ func (s *Server) serve(conn net.Conn, r *http.Request, bound time.Duration) (rea
 		Authorize: s.cfg.AuthorizeService,
 		Admit: func(cs tls.ConnectionState, hello *Hello) (string, error) {
 			markIntercepted(hello.Outer, r.TLS)
-			if len(s.anchors) == 0 && hello.Outer != nil {
+			if len(*s.anchors.Load()) == 0 && hello.Outer != nil {
 				hello.Outer = hello.Outer.WithoutDER() // nothing will be chosen by it
 			}
 			var err error
@@ -223,10 +227,16 @@ func (s *Server) enter(w http.ResponseWriter) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
+		s.counts.Draining++
 		stopping(w)
 		return false
 	}
-	if s.halfOpen >= s.cfg.Limits.HalfOpen || len(s.live)+len(s.httpPeers) >= s.cfg.Limits.Sessions {
+	if full, sessions := s.halfOpen >= s.cfg.Limits.HalfOpen, len(s.live)+len(s.httpPeers) >= s.cfg.Limits.Sessions; full || sessions {
+		if full {
+			s.counts.FullHalfOpen++
+		} else {
+			s.counts.FullSessions++
+		}
 		w.Header().Set("Retry-After", fmt.Sprint(int(retryAfter.Seconds())))
 		http.Error(w, "atls-ws: no room for a further session now", http.StatusServiceUnavailable)
 		return false
@@ -286,6 +296,11 @@ func (s *Server) adopt(sess *Session, remote string) bool {
 			attrs = append(attrs, "outer_issuer", o.Chain[0].Issuer)
 		}
 	}
+	if !s.passes(sess) {
+		s.wg.Go(func() { s.endProbe(sess) }) // it never becomes the device's
+		s.wg.Done()
+		return true
+	}
 	if sess.Hello().Probe {
 		log.Info("device probes the path", attrs...)
 		go func() {
@@ -335,7 +350,9 @@ func (s *Server) adoptHTTP(p *httpPeer, remote string) bool {
 	log := s.cfg.Logger.With("device", p.device, "protocol", proto.ALPNHTTP)
 	log.Info("device connected", "remote", remote)
 	leave, room := s.enterGuest(p)
-	if err := s.authorizeHTTP(p); !room {
+	if !s.passesHTTP(p) {
+		log.Debug("ended at once") // passesHTTP has said why
+	} else if err := s.authorizeHTTP(p); !room {
 		p.refuse(http.StatusServiceUnavailable, errors.New("too many devices are enrolling now"))
 	} else if err != nil {
 		log.Info("stream refused", "service", ServiceHTTP, "err", err)

@@ -10,5 +10,6 @@ func commands() []*cli.Command {
 		demoCommand(), serverCommand(), pushCommand(), signalsCommand(), devicesCommand(), benchCommand(), dialCommand(), pkiCommand(),
 		forwardCommand(), httpCommand(),
 		disconnectCommand(), denyCommand(), allowCommand(), groupsCommand(), eventsCommand(),
+		backupCommand(), restoreCommand(),
 	}
 }

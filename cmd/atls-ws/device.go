@@ -2,6 +2,9 @@ package main
 
 import (
 	"errors"
+	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -35,8 +38,9 @@ func deviceCommand() *cli.Command {
 			"ATLS_SIGNAL_NAME, ATLS_SIGNAL_ID and ATLS_CONTENT_TYPE in its environment. Exit status 0 acks the\n" +
 			"signal with the last line of standard output; any other refuses it with the last line of standard\n" +
 			"error. It has 30 seconds. Signals are handled one after the other.",
-		Flags:  append(flags, logFlags()...),
-		Action: runDevice,
+		Flags:       append(flags, logFlags()...),
+		Action:      runDevice,
+		Subcommands: []*cli.Command{deviceStatusCommand()},
 	}
 }
 
@@ -60,8 +64,13 @@ func runDevice(c *cli.Context) error {
 		return checked(c.App.Writer)
 	}
 	log := cfg.Log.Logger(c.App.ErrWriter)
+	reload := make(chan os.Signal, 1)
+	signal.Notify(reload, syscall.SIGHUP)
+	defer signal.Stop(reload)
 	err = device.Run(c.Context, cfg, device.Options{
-		Logger: log, Software: "atls-ws/" + version(), Once: c.Bool("once"),
+		Logger: log, Software: "atls-ws/" + version(), Once: c.Bool("once"), ConfigFile: c.String("config"), Reload: reload,
+		Load:    func() (*config.Device, error) { return deviceConfig(c) },
+		Explain: func(err error) (string, string) { return words(explain(err, cfg)) },
 		OnDisconnect: func(err error, _ time.Duration) {
 			if message, next := words(explain(err, cfg)); next != "" && !errors.Is(err, client.ErrDraining) {
 				log.Warn("not connected", "reason", message, "next", next)

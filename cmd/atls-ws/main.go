@@ -50,7 +50,7 @@ func newApp() *cli.App {
 func strict(commands []*cli.Command) {
 	for _, c := range commands {
 		c.OnUsageError = onUsageError
-		if len(c.Subcommands) > 0 {
+		if len(c.Subcommands) > 0 && c.Action == nil {
 			c.Action = noCommand
 		}
 		strict(c.Subcommands)

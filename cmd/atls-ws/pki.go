@@ -38,7 +38,7 @@ func pkiCommand() *cli.Command {
 		}, {
 			Name: "node", Usage: "make the certificate of the node NAME of a cluster of servers", ArgsUsage: "NAME",
 			Flags: []cli.Flag{dir, days, force}, Action: pkiNode,
-		}, pkiTokenCommand(dir)},
+		}, pkiTokenCommand(dir), pkiRevokeCommand(dir)},
 	}
 }
 

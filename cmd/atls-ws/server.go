@@ -70,7 +70,10 @@ func runServer(c *cli.Context) error {
 	reload := make(chan os.Signal, 1)
 	signal.Notify(reload, syscall.SIGHUP)
 	defer signal.Stop(reload)
-	o := daemon.Options{Logger: cfg.Log.Logger(c.App.ErrWriter), ConfigFile: c.String("config"), Reload: reload}
+	o := daemon.Options{Logger: cfg.Log.Logger(c.App.ErrWriter), ConfigFile: c.String("config"), Reload: reload, Version: version()}
+	if o.ConfigFile != "" {
+		o.Load = func() (*config.Server, error) { return serverConfig(c) }
+	}
 	if c.Bool("dev") {
 		o.Ready = func(addr net.Addr, admin string) { printDev(c.App.Writer, c.String("dir"), cfg, addr, admin) }
 	}

@@ -1,7 +1,9 @@
 package config
 
 import (
+	"errors"
 	"maps"
+	"net"
 	"net/url"
 	"path"
 	"slices"
@@ -58,6 +60,18 @@ func (c *check) address(field, value string) {
 		_, err := checkListen(value)
 		c.addErr(field, err)
 	}
+}
+
+// metrics is an address that only this machine can reach: nobody is asked who he is.
+func (c *check) metrics(value string) {
+	if value == "" {
+		return
+	}
+	host, err := checkListen(value)
+	if ip := net.ParseIP(host); err == nil && host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		err = errors.New(quoted(value) + "is not a loopback address: from elsewhere, scrape /metrics of the console with a token")
+	}
+	c.addErr("metrics", err)
 }
 
 func (c *check) path(field, value string) {

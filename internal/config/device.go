@@ -66,6 +66,7 @@ type Device struct {
 	Log Log `yaml:"log"`
 
 	src source
+	now func() time.Time // nil: the system's clock
 }
 
 // DeviceInner names the files of a device's inner TLS.

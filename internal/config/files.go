@@ -44,6 +44,11 @@ func (e *ExpiredError) Error() string {
 
 // loadPair loads a certificate with its key; next says how to come by one.
 func loadPair(certFile, keyFile, next string) (tls.Certificate, error) {
+	return loadPairAt(time.Now(), certFile, keyFile, next)
+}
+
+// loadPairAt is loadPair for a time that is not the system's.
+func loadPairAt(now time.Time, certFile, keyFile, next string) (tls.Certificate, error) {
 	certPEM, certErr := readPEM(certFile, "CERTIFICATE", next)
 	keyPEM, keyErr := readPEM(keyFile, "PRIVATE KEY", next)
 	if err := errors.Join(certErr, keyErr); err != nil {
@@ -54,7 +59,7 @@ func loadPair(certFile, keyFile, next string) (tls.Certificate, error) {
 		return tls.Certificate{}, &FileError{File: certFile, Err: fmt.Errorf("with the key %s: %w", keyFile, err),
 			Next: "name the key that was made with this certificate, or " + next}
 	}
-	if err := checkDates(pair.Leaf, time.Now()); err != nil {
+	if err := checkDates(pair.Leaf, now); err != nil {
 		if err.now.Before(err.NotBefore) {
 			next = "set the clock"
 		}

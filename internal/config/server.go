@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"path/filepath"
 	"time"
 )
@@ -55,6 +56,9 @@ type Server struct {
 	Authorization Authorization `yaml:"authorization"`
 	// Deny are the devices that get no session: ids, patterns and @groups.
 	Deny []string `yaml:"deny"`
+	// Metrics is a loopback host:port for /metrics, /healthz and /readyz, without
+	// a word of who asks; empty: they are at the admin socket and the console.
+	Metrics string `yaml:"metrics"`
 	// Audit is the file that decisions are appended to; empty: the log.
 	Audit string `yaml:"audit"`
 	// Anchors maps a name to the PEM file of the authorities with which the
@@ -102,6 +106,9 @@ type ServerInner struct {
 	Key  string `yaml:"key"`
 	// ClientCA is the PEM file of the authorities that vouch for devices. Required.
 	ClientCA string `yaml:"client_ca"`
+	// CRL are files with the authorities' lists of revoked certificates, PEM or
+	// DER. They are read again when they change, and end live sessions too.
+	CRL []string `yaml:"crl"`
 	// Identity says which name in a certificate is the device's id. Empty: the
 	// first there is of uri, dns, serial and cn.
 	Identity string `yaml:"identity"`
@@ -169,6 +176,9 @@ func parseServer(data []byte, path string) (*Server, error) {
 		&s.Inner.Cert, &s.Inner.Key, &s.Inner.ClientCA, &s.Inner.FactoryCA, &s.Admin, &s.Data, &s.NATS.Credentials, &s.NATS.CA, &s.Cluster.Cert, &s.Cluster.Key, &s.Cluster.CA,
 		&s.Console.Cert, &s.Console.Key, &s.Console.ClientsCA, &s.Console.Tokens, &s.Audit)
 	rebase(filepath.Dir(path), &s.Enroll.Cert, &s.Enroll.Key, &s.Enroll.UpstreamCert, &s.Enroll.UpstreamKey, &s.Enroll.UpstreamCA, &s.Enroll.Tokens)
+	for i := range s.Inner.CRL {
+		rebase(filepath.Dir(path), &s.Inner.CRL[i])
+	}
 	for name, file := range s.Anchors {
 		rebase(filepath.Dir(path), &file)
 		s.Anchors[name] = file
@@ -189,6 +199,9 @@ func (s *Server) Validate() error {
 	c.required("inner.cert", s.Inner.Cert)
 	c.required("inner.key", s.Inner.Key)
 	c.required("inner.client_ca", s.Inner.ClientCA)
+	for i, file := range s.Inner.CRL {
+		c.required(fmt.Sprintf("inner.crl[%d]", i), file)
+	}
 	if s.Inner.Identity != "" {
 		c.oneOf("inner.identity", s.Inner.Identity, IdentityURI, IdentityDNS, IdentitySerial, IdentityCN)
 	}
@@ -222,6 +235,7 @@ func (s *Server) Validate() error {
 	if s.Limits.Keepalive >= maxKeepalive {
 		c.add("limits.keepalive", "must be under 50s: proxies cut connections that are idle for longer")
 	}
+	c.metrics(s.Metrics)
 	for _, o := range s.Origins {
 		c.origin("origins", o)
 	}

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/atls-ws/atls-ws/internal/outer"
 	"github.com/atls-ws/atls-ws/internal/pki"
@@ -29,7 +30,11 @@ const (
 // TLS loads the files of the inner TLS. It reports everything that is wrong
 // with them; an expired certificate is an *ExpiredError.
 func (d *Device) TLS() (*tls.Config, error) {
-	cert, certErr := loadPair(d.Inner.Cert, d.Inner.Key, nextDevice)
+	now := d.now
+	if now == nil {
+		now = time.Now
+	}
+	cert, certErr := loadPairAt(now(), d.Inner.Cert, d.Inner.Key, nextDevice)
 	roots, rootsErr := loadPool(d.Inner.CA, nextCA, nil)
 	if err := errors.Join(certErr, rootsErr); err != nil {
 		return nil, err
@@ -39,8 +44,12 @@ func (d *Device) TLS() (*tls.Config, error) {
 		Certificates: []tls.Certificate{cert},
 		RootCAs:      roots,
 		ServerName:   d.Inner.ServerName,
+		Time:         d.now,
 	}, nil
 }
+
+// SetClock makes certificates be judged by a clock other than the system's.
+func (d *Device) SetClock(now func() time.Time) { d.now = now }
 
 // LookTLS is TLS for a look at the server: what is not configured is left out,
 // and nothing is made of it but a handshake.
@@ -110,18 +119,24 @@ func (d *Device) Check() error {
 }
 
 // TLS loads the files of the inner TLS. It reports everything that is wrong
-// with them; an expired certificate is an *ExpiredError.
+// with them; an expired certificate is an *ExpiredError. Its VerifyConnection
+// refuses what the CRLs revoke, also for sessions that are up already.
 func (s *Server) TLS() (*tls.Config, error) {
 	cert, certErr := loadPair(s.Inner.Cert, s.Inner.Key, nextServer)
 	pool, poolErr := loadPool(s.Inner.ClientCA, nextCA, nil)
 	if err := errors.Join(certErr, poolErr); err != nil {
 		return nil, err
 	}
+	clients, _, err := s.loadClients()
+	if err != nil {
+		return nil, err
+	}
 	return &tls.Config{
-		MinVersion:   tls.VersionTLS13,
-		Certificates: []tls.Certificate{cert},
-		ClientAuth:   tls.RequireAndVerifyClientCert,
-		ClientCAs:    pool,
+		MinVersion:       tls.VersionTLS13,
+		Certificates:     []tls.Certificate{cert},
+		ClientAuth:       tls.RequireAndVerifyClientCert,
+		ClientCAs:        pool,
+		VerifyConnection: clients.verify,
 	}, nil
 }
 

@@ -15,8 +15,11 @@ import (
 	"github.com/atls-ws/atls-ws/server"
 )
 
+// metricsPath is where Prometheus comes with a token.
+const metricsPath = "/metrics"
+
 // console shows operators the web pages of devices, at https://DEVICE.DOMAIN/,
-// and has the admin API at https://DOMAIN/.
+// and has the fleet's page, the admin API and the metrics at https://DOMAIN/.
 type console struct {
 	domain   string
 	service  string
@@ -24,6 +27,8 @@ type console struct {
 	logins   *logins
 	page     *web.Page
 	api      http.Handler
+	fleet    http.Handler
+	metrics  http.Handler
 	http     *http.Server
 	listener net.Listener
 }
@@ -33,11 +38,8 @@ func (d *daemon) openConsole(ctx context.Context, cfg *config.Server, api http.H
 	if cfg.Console == (config.Console{}) {
 		return nil
 	}
-	conf, err := cfg.Console.TLS()
-	if err != nil {
-		return err
-	}
-	c := &console{domain: strings.ToLower(cfg.Console.Domain), service: cfg.Console.Service, guard: d.guard, api: api}
+	conf, err := following(&d.reloader.console), error(nil)
+	c := &console{domain: strings.ToLower(cfg.Console.Domain), service: cfg.Console.Service, guard: d.guard, api: api, fleet: d.pages, metrics: d.metrics.handler(d.log)}
 	if c.service == "" {
 		c.service = config.DefaultWebService
 	}
@@ -55,7 +57,7 @@ func (d *daemon) openConsole(ctx context.Context, cfg *config.Server, api http.H
 		Device: c.device, Cookie: loginCookie, Explain: c.explain, Logger: d.log,
 	})
 	c.http = d.httpServer(c)
-	l, err := listen(ctx, cfg.Console.Listen)
+	l, err := d.passed("console", func() (net.Listener, error) { return listen(ctx, cfg.Console.Listen) })
 	if err != nil {
 		c.page.Close()
 		return err
@@ -96,13 +98,13 @@ func (c *console) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "this host has no page here: want https://DEVICE."+c.domain+"/", http.StatusMisdirectedRequest)
 		return
 	}
-	if device != "" && r.URL.Path == loginPath {
+	if r.URL.Path == loginPath {
 		c.logins.serve(w, r)
 		return
 	}
 	who := c.operator(r)
 	if who == nil {
-		c.logins.ask(w, r, device != "")
+		c.logins.ask(w, r, device != "" || !strings.HasPrefix(r.URL.Path, "/v1/") && r.URL.Path != metricsPath)
 		return
 	}
 	if device == "" {
@@ -114,7 +116,15 @@ func (c *console) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			c.api.ServeHTTP(w, withOperator(r, who))
 			return
 		}
-		http.Error(w, "the page of a device is at https://DEVICE."+c.domain+"/", http.StatusNotFound)
+		if r.URL.Path == metricsPath {
+			if !c.guard.Sees(who, "") {
+				http.Error(w, "the server's rules do not let "+who.String()+" list devices", http.StatusForbidden)
+				return
+			}
+			c.metrics.ServeHTTP(w, r)
+			return
+		}
+		c.fleet.ServeHTTP(w, withOperator(r, who))
 		return
 	}
 	if !c.guard.Operator(who, r.RemoteAddr, config.ScopeDial, device, c.service).Allowed {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/atls-ws/atls-ws/internal/config"
+	"github.com/atls-ws/atls-ws/internal/systemd"
 )
 
 const (
@@ -31,8 +32,14 @@ type Options struct {
 	// ConfigFile is where the configuration was read from, whose rules are read
 	// again when it changes; empty: it was not.
 	ConfigFile string
-	// Reload asks to read the rules again and to begin a new audit file; nil: never.
+	// Load reads and validates the configuration again, with whatever lies over
+	// the file; nil: it stays, and only the files that it names are read again.
+	Load func() (*config.Server, error)
+	// Reload asks to read everything again that can change while the server runs,
+	// and to begin a new audit file; nil: never.
 	Reload <-chan os.Signal
+	// Version of the program, for the metrics.
+	Version string
 	// Ready is called when devices and operators can connect, with the address
 	// that is listened on; it may be nil.
 	Ready func(addr net.Addr, admin string)
@@ -56,9 +63,9 @@ func (e *StartError) Next() string { return e.next }
 // Run is a server until ctx ends. It then asks the devices to go, within ten
 // seconds, and returns nil; nothing of it still runs. cfg has been validated.
 func Run(ctx context.Context, cfg *config.Server, o Options) error {
-	d := &daemon{log: o.Logger, file: o.ConfigFile}
+	d := &daemon{log: o.Logger, file: o.ConfigFile, metrics: newMetrics(), version: o.Version}
 	defer d.close()
-	if err := d.open(ctx, cfg); err != nil {
+	if err := d.open(ctx, cfg, o); err != nil {
 		return err
 	}
 	ended := make(chan error, 4)
@@ -80,12 +87,17 @@ func Run(ctx context.Context, cfg *config.Server, o Options) error {
 	if o.Ready != nil {
 		o.Ready(addr, socket)
 	}
+	_ = systemd.Notify(systemd.Ready, systemd.Status("listening on "+addr.String()))
+	feeding, cancel := context.WithCancel(context.Background())
+	defer cancel() // before close waits
+	d.wg.Go(func() { systemd.Feed(feeding, d.works) })
 	for {
 		select {
 		case err := <-ended:
 			return err
 		case <-o.Reload:
 			d.guard.Reload()
+			d.reloader.ask()
 		case <-ctx.Done():
 			d.shutdown()
 			return nil

@@ -49,13 +49,14 @@ func must[T any](t *testing.T) func(T, error) T {
 
 // site is a running daemon.
 type site struct {
-	t     *testing.T
-	ca    *pki.CA
-	cfg   *config.Server
-	url   string
-	admin *admin.Client
-	log   lines
-	stop  func() error // ends it and returns what Run did
+	options func(*Options)
+	t       *testing.T
+	ca      *pki.CA
+	cfg     *config.Server
+	url     string
+	admin   *admin.Client
+	log     lines
+	stop    func() error // ends it and returns what Run did
 }
 
 func start(t *testing.T, services map[string]string) *site {
@@ -66,7 +67,12 @@ func start(t *testing.T, services map[string]string) *site {
 // startWith lets prepare complete the configuration, whose files are in dir.
 func startWith(t *testing.T, prepare func(cfg *config.Server, dir string)) *site {
 	t.Helper()
-	s := &site{t: t, ca: must[*pki.CA](t)(pki.NewCA("CA"))}
+	return startOptions(t, prepare, func(*Options) {})
+}
+
+func startOptions(t *testing.T, prepare func(cfg *config.Server, dir string), options func(*Options)) *site {
+	t.Helper()
+	s := &site{t: t, ca: must[*pki.CA](t)(pki.NewCA("CA")), options: options}
 	dir := shortDir(t)
 	pair := must[*pki.Pair](t)(s.ca.Server(nil, 0))
 	if err := errors.Join(s.ca.Write(dir, false), pair.Write(dir, pki.ServerFile, false)); err != nil {
@@ -90,9 +96,9 @@ func (s *site) again() {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, ended := make(chan net.Addr, 1), make(chan error, 1)
-	go func() {
-		ended <- Run(ctx, s.cfg, Options{Logger: slog.New(slog.NewTextHandler(&s.log, nil)), Ready: func(a net.Addr, _ string) { ready <- a }})
-	}()
+	o := Options{Logger: slog.New(slog.NewTextHandler(&s.log, nil)), Ready: func(a net.Addr, _ string) { ready <- a }}
+	s.options(&o)
+	go func() { ended <- Run(ctx, s.cfg, o) }()
 	select {
 	case a := <-ready:
 		s.url = "http://" + a.String()

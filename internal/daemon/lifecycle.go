@@ -7,11 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net"
 	"net/http"
-	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -22,6 +21,7 @@ import (
 	"github.com/atls-ws/atls-ws/internal/daemon/fleet"
 	"github.com/atls-ws/atls-ws/internal/expose"
 	"github.com/atls-ws/atls-ws/internal/limit"
+	"github.com/atls-ws/atls-ws/internal/systemd"
 	"github.com/atls-ws/atls-ws/server"
 )
 
@@ -37,6 +37,13 @@ type daemon struct {
 	outer    *http.Server
 	admin    *api
 	guard    *access.Guard
+	reloader *reloader
+	pages    *pages
+	metrics  *metrics
+	version  string
+	sockets  map[string]net.Listener // of the service manager, not used yet
+	stopping atomic.Bool
+	watching *http.Server // of metrics:; nil: there is none
 	reach    *reach
 	routes   *routes
 	ownHTTP  bool // the service http is the daemon's own
@@ -51,23 +58,19 @@ type daemon struct {
 	events        *events.Log
 }
 
-func (d *daemon) open(ctx context.Context, cfg *config.Server) error {
-	inner, err := cfg.TLS()
+func (d *daemon) open(ctx context.Context, cfg *config.Server, o Options) error {
+	m, err := loadMaterial(cfg)
 	if err != nil {
 		return err
 	}
-	outer, err := cfg.OuterTLS()
-	if err != nil {
-		return err
-	}
-	sets, err := cfg.AnchorSets()
-	if err != nil {
-		return err
+	if d.sockets, err = systemd.Listeners(); err != nil {
+		return &StartError{err, "in the .socket unit, give one ListenStream each the FileDescriptorName outer or console"}
 	}
 	enroll, err := enrollment(cfg, d.log)
 	if err != nil {
 		return err
 	}
+	d.reloader = newReloader(d, cfg, o, m)
 	d.drain = cmp.Or(cfg.Drain, shutdownTime)
 	if err := d.openPeers(ctx, cfg); err != nil {
 		return err
@@ -75,6 +78,7 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server) error {
 	if d.guard, err = access.Open(cfg, d.file, d.log); err != nil {
 		return &StartError{fmt.Errorf("audit: %w", err), "name a file that can be written to, or remove audit from the configuration"}
 	}
+	d.guard.Observe = d.metrics.decided
 	fc := d.fleetConfig(cfg)
 	fc.Node = d.peers.node(cfg)
 	if d.fleet, err = fleet.Open(ctx, fc); err != nil {
@@ -86,11 +90,21 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server) error {
 	}
 	mux := new(server.Mux)
 	mux.OnSignal(server.AnySignal, d.fleet.FromDevice)
+	inner := following(&d.reloader.inner)
+	if enroll != nil {
+		// Enrollment makes a pool of its own of the authorities: what changes in
+		// them counts after a restart. It lets in who has no certificate yet, or
+		// one of the factory, and decides on them itself.
+		inner = m.inner.Clone()
+		inner.VerifyConnection = d.reloader.verify
+	}
 	c := &server.Config{
-		TLS: inner, Identify: cfg.Identify(), Mux: mux, Origins: cfg.Origins, Logger: d.log,
+		TLS: inner, Anchors: m.anchors, Identify: cfg.Identify(), Mux: mux, Origins: cfg.Origins, Logger: d.log,
 		Queue: d.fleet.Queue(), Enrollment: enroll,
 		Hooks: server.Hooks{
-			Connected: d.connected, Disconnected: d.disconnected,
+			Connected:    func(s *server.Session) { d.metrics.connected(s); d.connected(s) },
+			Disconnected: func(s *server.Session, err error) { d.metrics.disconnected(s, err); d.disconnected(s, err) },
+			Refused:      d.metrics.refused,
 		},
 		Admit:            d.admit,
 		AuthorizeService: d.authorizeService,
@@ -98,9 +112,6 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server) error {
 			Sessions: cfg.Limits.Sessions, HalfOpen: cfg.Limits.HalfOpen, Streams: cfg.Limits.Streams,
 			ReadyTimeout: cfg.Limits.ReadyTimeout, Keepalive: cfg.Limits.Keepalive,
 		},
-	}
-	for _, name := range slices.Sorted(maps.Keys(sets)) {
-		c.Anchors = append(c.Anchors, server.AnchorSet{Name: name, Certificates: sets[name]})
 	}
 	if _, taken := cfg.Services[server.ServiceHTTP]; !taken {
 		d.ownHTTP = true
@@ -119,7 +130,7 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server) error {
 	if d.services, err = expose.Start(mux, cfg.Services, expose.Options{Logger: d.log, Limits: d.limits}); err != nil {
 		return err
 	}
-	if d.outerListener, err = listen(ctx, cfg.Listen); err != nil {
+	if d.outerListener, err = d.passed("outer", func() (net.Listener, error) { return listen(ctx, cfg.Listen) }); err != nil {
 		return err
 	}
 	path := cfg.Admin
@@ -133,18 +144,26 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server) error {
 	routes.Handle(cfg.Path, d.server)
 	d.outer = d.httpServer(routes)
 	d.outer.ReadTimeout = readTimeout // net/http waits for a body also where nobody reads it
-	if outer != nil {
+	if outer := following(&d.reloader.outer); outer != nil {
 		d.outerListener = tls.NewListener(d.outerListener, outer)
 	}
 	d.reach = &reach{server: d.server, wake: d.wake, fleet: d.fleet, peers: d.peers, limits: d.limits, dials: &limit.Peers{Conns: cmp.Or(cfg.Limits.Dials, defaultDials)}}
 	d.admin = newAPI(d.server, d.fleet, &d.counts, d.reach, d.guard, d.log)
 	d.admin.events, d.admin.emit = d.events, d.emit
 	api := d.allow(d.admin.routes())
-	d.admin.http = d.httpServer(api)
+	if d.pages, err = newPages(d); err != nil {
+		return err
+	}
+	d.admin.http = d.httpServer(d.local(api))
+	d.metrics.registry.MustRegister(&numbers{d})
 	if d.peers != nil {
 		d.peers.answer()
 	}
 	if err := d.openConsole(ctx, cfg, api); err != nil {
+		return err
+	}
+	d.reloader.run()
+	if err := d.openWatching(ctx, cfg.Metrics); err != nil {
 		return err
 	}
 	return d.listen(ctx, cfg)
@@ -164,6 +183,8 @@ func (d *daemon) httpServer(h http.Handler) *http.Server {
 // listener stays open, for sessions over POST need it to their end. The admin API
 // stays until the devices are gone: what it is waiting for gets its answer.
 func (d *daemon) shutdown() {
+	d.stopping.Store(true)
+	_ = systemd.Notify(systemd.Stopping, systemd.Status("handing devices off"))
 	d.log.Info("stopping", "devices", d.server.Registry().Len(), "within", d.drain.String())
 	ctx, cancel := context.WithTimeout(context.Background(), d.drain)
 	defer cancel()
@@ -180,6 +201,9 @@ func (d *daemon) shutdown() {
 }
 
 func (d *daemon) close() {
+	if d.reloader != nil {
+		d.reloader.close()
+	}
 	if d.outer != nil {
 		_ = d.outer.Close()
 	}
@@ -210,6 +234,12 @@ func (d *daemon) close() {
 		_ = d.adminListener.Close()
 	}
 	d.peers.close()
+	for _, l := range d.sockets {
+		_ = l.Close()
+	}
+	if d.watching != nil {
+		_ = d.watching.Close() // last of what listens
+	}
 	d.wg.Wait()
 	if d.fleet != nil { // last: what the devices answered until now is stored
 		_ = d.fleet.Close()
@@ -224,7 +254,7 @@ func (d *daemon) fleetConfig(cfg *config.Server) fleet.Config {
 	c := fleet.Config{
 		Dir: cfg.Data, PerDevice: cfg.Queue.PerDevice, DropOldest: cfg.Queue.WhenFull == config.WhenFullDrop,
 		MaxBytes: int64(cfg.Queue.MaxMiB) << 20, MaxAge: cfg.Queue.MaxAge, Outcomes: cfg.Queue.Outcomes,
-		Groups: d.guard.Groups, CloudAge: cfg.Cloud.MaxAge, CloudBytes: int64(cfg.Cloud.MaxMiB) << 20, Logger: d.log,
+		Groups: d.guard.Groups, CloudAge: cfg.Cloud.MaxAge, CloudBytes: int64(cfg.Cloud.MaxMiB) << 20, Logger: d.log, Observe: d.metrics.signal,
 		NATS: fleet.NATS{URL: cfg.NATS.URL, Credentials: cfg.NATS.Credentials, CA: cfg.NATS.CA, Replicas: cfg.NATS.Replicas, Cluster: fleet.NATSCluster(cfg.NATS.Cluster)},
 	}
 	if c.Dir == "" {

@@ -39,6 +39,12 @@ func (l *lines) Write(p []byte) (int, error) {
 	return l.b.Write(p)
 }
 
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
 // match waits for the log to have what the expression finds.
 func (l *lines) match(t *testing.T, expression string) string {
 	t.Helper()
@@ -351,7 +357,12 @@ func TestConsoleShowsPagesToOperatorsAlone(t *testing.T) {
 		{browse(new(tls.Certificate)), page, "", `200 page of pump-7.dev.test/x`},
 		{nobody, "https://gate.dev.test/", "0123456789abcdef", "403 the server's rules do not let token:ci reach the service web of the device gate"},
 		{nobody, "https://pump-9.dev.test/", "0123456789abcdef", "503 atls-ws: the device is not connected"},
-		{nobody, "https://dev.test/", "0123456789abcdef", "404 the page of a device is at"},
+		{nobody, "https://dev.test/", "0123456789abcdef", "403 <!doctype html>"},
+		{browse(new(tls.Certificate)), "https://dev.test/", "", "200 <!doctype html>"},
+		{browse(new(tls.Certificate)), "https://dev.test/metrics", "", "200 # HELP"},
+		{nobody, "https://dev.test/metrics", "0123456789abcdef", "403 the server's rules do not let token:ci list devices"},
+		{nobody, "https://dev.test/debug/pprof/", "", "401 "},
+		{browse(new(tls.Certificate)), "https://dev.test/debug/pprof/", "", "404 "},
 		{nobody, "https://dev.test/v1/devices", "0123456789abcdef", `403 {"state":"refused","code":"not allowed"`},
 		{browse(new(tls.Certificate)), "https://dev.test/v1/devices", "", `200 [{"device":"pump-7"`},
 	} {

@@ -16,9 +16,9 @@ func TestAWithheldBodyIsNotWaitedFor(t *testing.T) {
 	s := start(t, nil) // for its files
 	cfg := *s.cfg
 	cfg.Admin, cfg.Data = cfg.Admin+"2", cfg.Data+"2"
-	d := &daemon{log: slog.New(slog.DiscardHandler)}
+	d := &daemon{log: slog.New(slog.DiscardHandler), metrics: newMetrics()}
 	defer d.close()
-	if err := d.open(context.Background(), &cfg); err != nil {
+	if err := d.open(context.Background(), &cfg, Options{}); err != nil {
 		t.Fatal(err)
 	}
 	d.outer.ReadTimeout /= 100 // 0 would stay 0

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"log/slog"
+	"os"
 	"sync"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/atls-ws/atls-ws/internal/config"
 	"github.com/atls-ws/atls-ws/internal/expose"
 	"github.com/atls-ws/atls-ws/internal/limit"
+	"github.com/atls-ws/atls-ws/internal/systemd"
 )
 
 // Options are what is not part of the configuration file.
@@ -25,21 +27,30 @@ type Options struct {
 	// OnDisconnect is called with the reason for which there is no session and
 	// the pause before the next try; it may be nil. Once does not call it.
 	OnDisconnect func(err error, retry time.Duration)
+	// Explain gives an error's reason and next step in the words of the local
+	// status; nil: its own.
+	Explain func(err error) (reason, next string)
+	// ConfigFile is where the configuration was read from, empty: nowhere; Load
+	// reads and validates it again, nil: it stays, and only the files that it names
+	// are read again. Reload asks for that; nil: only a change does.
+	ConfigFile string
+	Load       func() (*config.Device, error)
+	Reload     <-chan os.Signal
 }
 
 // Run is a device until ctx ends; it then returns nil and nothing of it still
 // runs. cfg has been validated. With Once it returns the error for which
 // there was no session or for which it ended.
 func Run(ctx context.Context, cfg *config.Device, o Options) error {
+	clock := newClock(cfg, time.Now)
+	clock.say(o.Logger)
+	cfg.SetClock(clock.Now)
 	cc, err := clientConfig(cfg, o)
 	if err != nil {
 		return err
 	}
 	cc.Streams = cfg.Limits.Streams
-	cc.Mux.OnSignal(config.SignalWake, awake) // unless the configuration has one
-	for name, c := range cfg.Signals {
-		cc.Mux.OnSignal(name, command{c, o.Logger}.handle)
-	}
+	handleSignals(cc.Mux, cfg, o.Logger)
 	services, err := expose.Start(cc.Mux, cfg.Services, expose.Options{
 		Logger: o.Logger, Limits: &limit.Peers{Rate: cfg.Limits.Rate, Each: cfg.Limits.StreamRate},
 	})
@@ -64,6 +75,18 @@ func Run(ctx context.Context, cfg *config.Device, o Options) error {
 	if o.Once {
 		return once(ctx, cc, &f, cfg.Forwards)
 	}
+	status := newStatus(o, cfg.URL, cfg.State, clock)
+	cc.OnConnect = func(s *client.Session) {
+		status.connected(s)
+		_ = systemd.Notify(systemd.Status("connected as " + s.Device() + " over " + s.Hello().Carrier))
+	}
+	cc.OnDisconnect = func(err error, retry time.Duration) {
+		status.disconnected(err, retry)
+		_ = systemd.Notify(systemd.Status("not connected: " + status.get().LastError))
+		if o.OnDisconnect != nil {
+			o.OnDisconnect(err, retry)
+		}
+	}
 	c, err := client.New(cc)
 	if err != nil {
 		return err
@@ -72,6 +95,18 @@ func Run(ctx context.Context, cfg *config.Device, o Options) error {
 		return err
 	}
 	f.serve(ctx, o.Logger)
+	r := &reloader{cfg: cfg, o: o, client: c, mux: cc.Mux, services: services, status: status, clock: clock}
+	r.note()
+	status.listen(ctx)
+	defer status.close()
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	defer cancel()
+	beside.Go(func() { r.run(ctx) })
+	beside.Go(func() { r.warnOfExpiry(ctx, cfg) })
+	beside.Go(func() { systemd.Feed(ctx, func() error { _ = c.Session(); return nil }) })
+	_ = systemd.Notify(systemd.Ready)
+	defer func() { _ = systemd.Notify(systemd.Stopping) }()
 	return stopped(ctx, c.Run(ctx))
 }
 
@@ -83,9 +118,19 @@ func stopped(ctx context.Context, err error) error {
 	return err
 }
 
+func handleSignals(mux *client.Mux, cfg *config.Device, log *slog.Logger) {
+	mux.OnSignal(config.SignalWake, awake) // unless the configuration has one
+	for name, c := range cfg.Signals {
+		mux.OnSignal(name, command{c, log}.handle)
+	}
+}
+
 // Bootstrap is client.Bootstrap with a device's configuration, whose outer
 // policy and roots it does not use. cfg has been validated.
 func Bootstrap(ctx context.Context, cfg *config.Device, file string, o Options) (*client.Trust, error) {
+	clock := newClock(cfg, time.Now)
+	clock.say(o.Logger)
+	cfg.SetClock(clock.Now)
 	cc, err := sessionConfig(cfg, o, cfg.TLS)
 	if err != nil {
 		return nil, err
@@ -102,6 +147,20 @@ func clientConfig(cfg *config.Device, o Options) (*client.Config, error) {
 	if err != nil {
 		return nil, err
 	}
+	outer, err := outerConfig(cfg)
+	if err != nil {
+		return nil, err
+	}
+	applied, err := loadApplied(cfg.State)
+	if err != nil {
+		return nil, err
+	}
+	cc.Outer, cc.Mux, cc.Applied = outer, new(client.Mux), applied
+	return cc, nil
+}
+
+// outerConfig reads the files of the outer policy.
+func outerConfig(cfg *config.Device) (*client.OuterConfig, error) {
 	roots, err := cfg.OuterRoots()
 	if err != nil {
 		return nil, err
@@ -110,16 +169,10 @@ func clientConfig(cfg *config.Device, o Options) (*client.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	applied, err := loadApplied(cfg.State)
-	if err != nil {
-		return nil, err
-	}
 	policy := map[string]client.OuterPolicy{
 		config.PolicyReport: client.OuterAccept, config.PolicyVerify: client.OuterVerify, config.PolicyPin: client.OuterPin,
 	}
-	cc.Outer = &client.OuterConfig{Policy: policy[cfg.Outer.Policy], Roots: roots, Pins: pins}
-	cc.Mux, cc.OnDisconnect, cc.Applied = new(client.Mux), o.OnDisconnect, applied
-	return cc, nil
+	return &client.OuterConfig{Policy: policy[cfg.Outer.Policy], Roots: roots, Pins: pins}, nil
 }
 
 // awake answers who waits for this device: it stays connected anyway.

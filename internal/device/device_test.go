@@ -6,11 +6,14 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/pem"
 	"errors"
 	"io"
 	"log/slog"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -167,4 +170,22 @@ func TestRunSaysWhyItIsNotConnected(t *testing.T) {
 	if err := Run(ctx, cfg, Options{Logger: slog.New(slog.DiscardHandler)}); !errors.As(err, &file) {
 		t.Errorf("a wrong key file: %v", err)
 	}
+}
+
+// shortDir is a folder whose name leaves room for a unix socket.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "atls-")
+	check(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+// testServerRoot is the certificate that the server at url shows, which is its own authority.
+func testServerRoot(t *testing.T, url string) []byte {
+	t.Helper()
+	c, err := tls.Dial("tcp", strings.TrimPrefix(url, "https://"), &tls.Config{InsecureSkipVerify: true})
+	check(t, err)
+	defer func() { _ = c.Close() }()
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.ConnectionState().PeerCertificates[0].Raw})
 }

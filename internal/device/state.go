@@ -10,7 +10,11 @@ import (
 
 	"github.com/atls-ws/atls-ws/client"
 	"github.com/atls-ws/atls-ws/internal/config"
+	"github.com/atls-ws/atls-ws/internal/statedir"
 )
+
+// stateFormat is the version of what is in the directory.
+const stateFormat = 1
 
 // stateFile holds the position in the server's queue of signals.
 const stateFile = "applied.json"
@@ -23,6 +27,13 @@ func loadApplied(dir string) (*client.Applied, error) {
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, &config.FileError{File: dir, Err: errors.Unwrap(err), Next: "name a directory that this user can write to with --state"}
+	}
+	if _, err := statedir.Check(dir, stateFormat); err != nil {
+		next := "name a directory that this user can write to with --state"
+		if newer := (*statedir.NewerError)(nil); errors.As(err, &newer) {
+			next = newer.Next()
+		}
+		return nil, &config.FileError{File: dir, Err: err, Next: next}
 	}
 	path := filepath.Join(dir, stateFile)
 	var at client.Position

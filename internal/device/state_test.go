@@ -27,7 +27,7 @@ func TestPositionIsReplacedInOneStep(t *testing.T) {
 	if err != nil || json.Unmarshal(data, &p) != nil || p.Queue != "q" || p.Seq != 2 {
 		t.Errorf("%s, %v", data, err)
 	}
-	if left, _ := os.ReadDir(dir); len(left) != 1 {
+	if left, _ := os.ReadDir(dir); len(left) != 2 { // and VERSION
 		t.Errorf("files left: %v", left)
 	}
 	if _, err := loadApplied(dir); err != nil {

@@ -7,7 +7,9 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,47 +28,90 @@ type Options struct {
 	Limits *limit.Peers
 }
 
-// Services are targets that are reachable. Their owner closes them.
+// Services are targets that are reachable. Their owner closes them. Set and
+// Close are called one after the other.
 type Services struct {
 	log    *slog.Logger
 	limits *limit.Peers
+	mux    *session.Mux
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
-	listeners []net.Listener
+	offered map[string]offer // by name
+}
+
+// offer is a service that is listened on.
+type offer struct {
+	text     string // its target
+	listener net.Listener
 }
 
 // Start listens on mux for every service of targets, which maps names to what
 // config.ParseTarget reads. A target is connected to when a peer asks for it,
 // not before.
 func Start(mux *session.Mux, targets map[string]string, o Options) (*Services, error) {
-	s := &Services{log: o.Logger, limits: o.Limits}
+	s := &Services{log: o.Logger, limits: o.Limits, mux: mux, offered: map[string]offer{}}
 	if s.limits == nil {
 		s.limits = new(limit.Peers)
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	for name, text := range targets {
-		target, err := config.ParseTarget(text)
-		if err == nil {
-			var l net.Listener
-			if l, err = mux.Listen(name); err == nil {
-				s.listeners = append(s.listeners, l)
-				s.wg.Go(func() { s.accept(l, name, target) })
-				continue
-			}
-		}
+	if err := s.Set(targets); err != nil {
 		s.Close()
-		return nil, fmt.Errorf("service %s: %w", name, err)
+		return nil, err
 	}
 	return s, nil
+}
+
+// Set makes targets what is reachable. What has not changed is not touched, and
+// connections to what is not reachable any more go on. On an error everything is
+// as before.
+func (s *Services) Set(targets map[string]string) error {
+	parsed, added := map[string]config.Target{}, map[string]net.Listener{}
+	var err error
+	for _, name := range slices.Sorted(maps.Keys(targets)) {
+		if parsed[name], err = config.ParseTarget(targets[name]); err == nil {
+			if _, there := s.offered[name]; there {
+				continue
+			}
+			added[name], err = s.mux.Listen(name)
+		}
+		if err != nil {
+			delete(added, name)
+			for _, l := range added {
+				_ = l.Close()
+			}
+			return fmt.Errorf("service %s: %w", name, err)
+		}
+	}
+	for name, old := range s.offered {
+		if text, stays := targets[name]; stays && text == old.text {
+			continue
+		}
+		_ = old.listener.Close()
+		delete(s.offered, name)
+	}
+	for name, text := range targets {
+		if _, there := s.offered[name]; there {
+			continue
+		}
+		l := added[name]
+		if l == nil { // another target: its name has just become free
+			if l, err = s.mux.Listen(name); err != nil {
+				return fmt.Errorf("service %s: %w", name, err)
+			}
+		}
+		s.offered[name] = offer{text, l}
+		s.wg.Go(func() { s.accept(l, name, parsed[name]) })
+	}
+	return nil
 }
 
 // Close ends the listeners and the connections, and waits for them.
 func (s *Services) Close() {
 	s.cancel()
-	for _, l := range s.listeners {
-		_ = l.Close()
+	for _, o := range s.offered {
+		_ = o.listener.Close()
 	}
 	s.wg.Wait()
 }

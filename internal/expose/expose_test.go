@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 
@@ -62,6 +63,36 @@ func (l testListener) Accept() (net.Conn, error) {
 func (l testListener) Close() error   { close(l.done); return nil }
 func (l testListener) Addr() net.Addr { return &net.TCPAddr{} }
 
+func TestSetChangesOnlyWhatIsDifferent(t *testing.T) {
+	mux := new(session.Mux)
+	s, err := Start(mux, map[string]string{"stays": "tcp://127.0.0.1:1", "moves": "tcp://127.0.0.1:1", "goes": "tcp://127.0.0.1:1"}, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	stays, moves := s.offered["stays"].listener, s.offered["moves"].listener
+	if err := s.Set(map[string]string{"stays": "tcp://127.0.0.1:1", "moves": "tcp://127.0.0.1:2", "comes": "udp://127.0.0.1:1"}); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := mux.Services(), []string{"comes", "moves", "stays"}; !slices.Equal(got, want) {
+		t.Errorf("services %q, want %q", got, want)
+	}
+	if s.offered["stays"].listener != stays || s.offered["moves"].listener == moves {
+		t.Error("the unchanged service was touched, or the changed one not")
+	}
+	taken, err := mux.Listen("taken")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = taken.Close() }()
+	if err := s.Set(map[string]string{"new": "tcp://127.0.0.1:1", "taken": "tcp://127.0.0.1:1"}); err == nil {
+		t.Error("a name that is taken was offered")
+	}
+	if got, want := mux.Services(), []string{"comes", "moves", "stays", "taken"}; !slices.Equal(got, want) {
+		t.Errorf("services after an error %q, want %q", got, want)
+	}
+}
+
 func TestCloseEndsConnectionsInUse(t *testing.T) {
 	target, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -73,7 +104,7 @@ func TestCloseEndsConnectionsInUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	l := testListener{make(chan net.Conn), make(chan struct{})}
-	s.listeners = append(s.listeners, l)
+	s.offered["x"] = offer{listener: l}
 	s.wg.Go(func() { s.accept(l, "x", mustTarget(t, "tcp://"+target.Addr().String())) })
 	ours, theirs := net.Pipe()
 	l.conns <- theirs

@@ -54,6 +54,7 @@ type Rate []*Bucket
 type Conn struct {
 	net.Conn
 	in, out Rate
+	counts  *Peers // nil: nothing is counted
 	closed  chan struct{}
 	once    sync.Once
 }
@@ -109,6 +110,9 @@ func (c *Conn) wait(r Rate, n int) error {
 // what the connection buffers.
 func (c *Conn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(c.in.step(p))
+	if c.counts != nil {
+		c.counts.in.Add(uint64(n))
+	}
 	if n > 0 {
 		if werr := c.wait(c.in, n); werr != nil && err == nil {
 			err = werr
@@ -124,6 +128,9 @@ func (c *Conn) Write(p []byte) (n int, err error) {
 			return n, err
 		}
 		m, err := c.Conn.Write(step)
+		if c.counts != nil {
+			c.counts.out.Add(uint64(m))
+		}
 		n += m
 		if err != nil {
 			return n, err

@@ -3,6 +3,7 @@ package limit
 import (
 	"net"
 	"sync"
+	"sync/atomic"
 )
 
 // Peers bounds connections by the peer that they belong to. The zero value
@@ -11,6 +12,8 @@ type Peers struct {
 	Conns int   // of one peer at once; 0: no limit
 	Rate  int64 // bytes a second of one peer, each way; 0: no limit
 	Each  int64 // bytes a second of one connection, each way; 0: no limit
+
+	in, out, full atomic.Uint64
 
 	mu    sync.Mutex
 	peers map[string]*peer
@@ -35,6 +38,7 @@ func (p *Peers) Enter(name string) (leave func(), ok bool) {
 		p.peers[name] = one
 	}
 	if p.Conns > 0 && one.conns >= p.Conns {
+		p.full.Add(1)
 		return nil, false
 	}
 	one.conns++
@@ -50,7 +54,7 @@ func (p *Peers) Enter(name string) (leave func(), ok bool) {
 	}, true
 }
 
-// Wrap bounds the rate of a connection of a peer that has entered.
+// Wrap counts the bytes and bounds the rate of a connection of a peer that has entered.
 func (p *Peers) Wrap(name string, conn net.Conn) net.Conn {
 	p.mu.Lock()
 	one := p.peers[name]
@@ -58,5 +62,24 @@ func (p *Peers) Wrap(name string, conn net.Conn) net.Conn {
 	if one == nil {
 		one = &peer{}
 	}
-	return NewConn(conn, Rate{one.in, NewBucket(p.Each)}, Rate{one.out, NewBucket(p.Each)})
+	in, out := Rate{one.in, NewBucket(p.Each)}, Rate{one.out, NewBucket(p.Each)}
+	return &Conn{Conn: conn, in: in.compact(), out: out.compact(), counts: p, closed: make(chan struct{})}
+}
+
+// Stats are numbers of a moment, and counts since the beginning.
+type Stats struct {
+	Conns   int    // that have entered
+	In, Out uint64 // bytes read from and written to wrapped connections
+	Full    uint64 // refusals of Enter
+}
+
+// Stats returns the numbers of all peers together.
+func (p *Peers) Stats() Stats {
+	s := Stats{In: p.in.Load(), Out: p.out.Load(), Full: p.full.Load()}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, one := range p.peers {
+		s.Conns += one.conns
+	}
+	return s
 }

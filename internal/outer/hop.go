@@ -195,8 +195,13 @@ func Lowest(c net.Conn) net.Conn {
 // first. host is a name or an IP address, which a ConnectionState's ServerName
 // would not give; an empty one checks no name. nil roots are the system's.
 func Verify(chain []*x509.Certificate, host string, roots *x509.CertPool) error {
+	return VerifyAt(time.Now(), chain, host, roots)
+}
+
+// VerifyAt is Verify for a time that is not the system's.
+func VerifyAt(now time.Time, chain []*x509.Certificate, host string, roots *x509.CertPool) error {
 	opts := x509.VerifyOptions{
-		DNSName: host, Roots: roots, CurrentTime: time.Now(),
+		DNSName: host, Roots: roots, CurrentTime: now,
 		Intermediates: x509.NewCertPool(),
 	}
 	for _, c := range chain[1:] {

@@ -11,10 +11,11 @@ import (
 
 	"github.com/atls-ws/atls-ws/internal/config"
 	"github.com/atls-ws/atls-ws/internal/daemon/admin"
+	"github.com/atls-ws/atls-ws/internal/watch"
 )
 
 // checkEvery is how often the configuration file is looked at for a change.
-const checkEvery = 3 * time.Second
+const checkEvery = time.Second
 
 // Guard decides by the rules that are in force and records each decision. Its
 // methods may be called from any goroutine.
@@ -23,6 +24,9 @@ type Guard struct {
 	file  string
 	rules atomic.Pointer[rules]
 	audit *audit
+	// Observe is told of every record, beside the audit log; nil: nobody. Set it
+	// before the guard decides on anything.
+	Observe func(Record)
 
 	mu      sync.Mutex
 	changed func()
@@ -48,8 +52,8 @@ func open(cfg *config.Server, file string, log *slog.Logger, every time.Duration
 	g.rules.Store(newRules(cfg))
 	ctx, cancel := context.WithCancel(context.Background())
 	g.stop = cancel
-	seen := versionOf(file)
-	g.wg.Go(func() { g.watch(ctx, every, seen) })
+	files := g.files(every)
+	g.wg.Go(func() { files.Run(ctx) })
 	return g, nil
 }
 
@@ -133,33 +137,25 @@ func (g *Guard) Listener(l config.Listener, from, rule string) {
 func (g *Guard) record(r Record, d Decision) {
 	r.Time, r.Allowed, r.Rule = time.Now().UTC(), d.Allowed, d.Rule
 	g.audit.record(r)
+	if g.Observe != nil {
+		g.Observe(r)
+	}
 }
 
-// watch reads the file again when it changes and when Reload says so.
-func (g *Guard) watch(ctx context.Context, every time.Duration, seen version) {
-	tick := time.NewTicker(every)
-	defer tick.Stop()
-	before := seen
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-g.reload:
+// files reads the file again when it changes and when Reload says so. A file is
+// read once it has settled: half of one could be without a rule, and so allow
+// everything.
+func (g *Guard) files(every time.Duration) *watch.Files {
+	f := &watch.Files{Every: every, Ask: g.reload, Paths: func() []string { return []string{g.file} }, Changed: func(asked bool) {
+		if asked {
 			g.audit.reopen()
-		case <-tick.C:
-			// A file that is being written is empty first, then has a part of its
-			// rules: it is read when it has not changed since the last look.
-			now := versionOf(g.file)
-			settled := now == before
-			if before = now; now == seen || !settled || now.size == 0 {
-				continue
-			}
 		}
 		if g.file != "" {
-			seen = versionOf(g.file) // before it is read: a change meanwhile is seen next time
 			g.read()
 		}
-	}
+	}}
+	f.Note()
+	return f
 }
 
 // version is what changes when the file does.

@@ -50,7 +50,7 @@ func (l *link) sendAll(ctx context.Context, sent chan<- sentSignal) error {
 			return err
 		}
 		for _, m := range all {
-			s := sentSignal{seq: sequence(m), id: m.Header.Get(idHeader)}
+			s := sentSignal{seq: sequence(m), id: m.Header.Get(idHeader), queued: stored(m)}
 			sig, err := parseSignal(m)
 			switch {
 			case err != nil:
@@ -156,6 +156,7 @@ func (s *store) fromLeader(ctx context.Context, stream, subject string, from uin
 type sentSignal struct {
 	seq     uint64
 	id      string
+	queued  time.Time // zero: not known
 	pending *session.Pending
 	state   string
 	text    string
@@ -220,6 +221,11 @@ func (a *answers) one(ctx context.Context, s sentSignal) error {
 		}
 	}
 	o.Time = time.Now().UTC()
+	after := time.Duration(0)
+	if !s.queued.IsZero() {
+		after = max(0, o.Time.Sub(s.queued))
+	}
+	a.l.f.cfg.Observe(o.State, after)
 	if _, err := parseID(s.id); err == nil {
 		// What no device has said must not take the place of what one did say to
 		// another node.

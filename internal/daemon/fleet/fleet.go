@@ -65,6 +65,9 @@ type Config struct {
 	// Node makes this one of several that share NATS; nil: it is alone.
 	Node   *Node
 	Logger *slog.Logger // required
+	// Observe is told of each signal that is queued, and of what became of it, with
+	// the time since it was queued; 0 when that is not known. nil: nobody.
+	Observe func(state string, after time.Duration)
 }
 
 // NATS names a NATS server or cluster; without a URL one is embedded.
@@ -90,6 +93,9 @@ func (c Config) complete() Config {
 	c.NATS.Replicas = orDefault(c.NATS.Replicas, replicas)
 	if c.Groups == nil {
 		c.Groups = func() config.Groups { return nil }
+	}
+	if c.Observe == nil {
+		c.Observe = func(string, time.Duration) {}
 	}
 	return c
 }

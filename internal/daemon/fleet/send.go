@@ -160,6 +160,7 @@ func (s *sending) part(ctx context.Context, last bool) error {
 		}
 		err := s.stored(ctx, device, acks[i])
 		if full := (*FullError)(nil); errors.As(err, &full) {
+			s.f.cfg.Observe(admin.Failed, 0)
 			out = append(out, s.outcome(device, admin.Failed, err.Error()))
 			if record.Failed == nil {
 				record.Failed = map[string]string{}
@@ -170,6 +171,7 @@ func (s *sending) part(ctx context.Context, last bool) error {
 			failed = err
 			continue
 		}
+		s.f.cfg.Observe(admin.Queued, 0)
 		record.Devices = append(record.Devices, device)
 		out = append(out, s.outcome(device, admin.Queued, ""))
 	}
@@ -275,6 +277,7 @@ func (f *Fleet) dropOldest(ctx context.Context, device string) error {
 
 // remove takes a signal out of a queue, after its outcome has been stored.
 func (f *Fleet) remove(ctx context.Context, m *nats.Msg, o *admin.Outcome) error {
+	f.cfg.Observe(o.State, max(0, time.Since(stored(m))))
 	if err := f.store.publish(ctx, outcomeMessage(o)); err != nil {
 		return err
 	}

@@ -18,6 +18,8 @@ import (
 	nats_server "github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/atls-ws/atls-ws/internal/statedir"
 )
 
 const (
@@ -27,6 +29,7 @@ const (
 	clusterTimeout = 4 * time.Second // the same where a leader can die: what it had taken gets no answer
 	publishAhead   = 4096            // publishes without an ack
 	reserve        = 32 << 20
+	format         = 1               // of the data directory
 	startTime      = 2 * time.Minute // for the embedded store to be read
 )
 
@@ -80,6 +83,12 @@ func (s *store) embed(c *Config) (err error) {
 	s.dir, s.where = c.Dir, c.Dir
 	if s.lock, err = lock(c.Dir); err != nil {
 		return err
+	}
+	if _, err := statedir.Check(c.Dir, format); err != nil {
+		if newer := (*statedir.NewerError)(nil); errors.As(err, &newer) {
+			return &StartError{err, newer.Next()}
+		}
+		return dirError(c.Dir, err)
 	}
 	s.natsLog = &natsLog{log: c.Logger}
 	s.onDisk = streamsOnDisk(c.Dir)

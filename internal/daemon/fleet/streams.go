@@ -27,7 +27,10 @@ const (
 	nodeStream     = "NODES"
 )
 
-var streamNames = []string{signalStream, sendStream, outcomeStream, deviceStream, cloudStream, denialStream, presenceStream}
+// keptStreams are worth a backup: where devices are connected is not.
+var keptStreams = []string{signalStream, sendStream, outcomeStream, deviceStream, cloudStream, denialStream}
+
+var streamNames = append(slices.Clone(keptStreams), presenceStream)
 
 const (
 	dedupWindow = 2 * time.Minute

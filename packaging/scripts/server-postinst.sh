@@ -1,0 +1,11 @@
+#!/bin/sh
+# Makes the service's user. The service is not enabled: it has no configuration yet.
+set -e
+if ! getent passwd atls-ws >/dev/null; then
+	adduser --system --group --no-create-home --home /nonexistent --quiet atls-ws
+fi
+if [ -d /run/systemd/system ]; then
+	systemctl daemon-reload
+	# An upgrade: sessions are handed off, and devices come back.
+	systemctl try-restart atls-ws-server.service || true
+fi

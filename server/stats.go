@@ -1,0 +1,27 @@
+package server
+
+// Stats are numbers of a moment, and counts since New.
+type Stats struct {
+	HalfOpen  int // connections that are not ready yet
+	Sessions  int // live, probes and those that end included
+	HTTPPeers int // live connections of atls-http/1
+
+	// Requests that were answered 503, by the limit that was reached.
+	FullHalfOpen, FullSessions uint64
+	// Draining are those that were answered 503 since Shutdown.
+	Draining uint64
+	// Ended are sessions that Enforce ended, or that did not pass its check.
+	Ended uint64
+}
+
+// Stats returns the server's numbers.
+func (s *Server) Stats() Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.counts
+	now.HalfOpen, now.Sessions, now.HTTPPeers = s.halfOpen, len(s.live), len(s.httpPeers)
+	return now
+}
+
+// Limits are those in force.
+func (s *Server) Limits() Limits { return s.cfg.Limits }
