@@ -83,11 +83,17 @@ func TestPeersAreCountedAndShareARate(t *testing.T) {
 	})
 }
 
-func TestNoLimitIsTheConnItself(t *testing.T) {
+func TestBytesAreCountedWithoutALimit(t *testing.T) {
 	a, b := net.Pipe()
-	if new(Peers).Wrap("d", a) != a {
-		t.Error("wrapped")
+	p := new(Peers)
+	c := p.Wrap("d", a)
+	go func() { _, _ = b.Write([]byte("abc")) }()
+	if n, err := c.Read(make([]byte, 8)); n != 3 || err != nil {
+		t.Errorf("%d, %v", n, err)
 	}
-	_ = a.Close()
+	if s := p.Stats(); s.In != 3 || s.Out != 0 {
+		t.Errorf("%+v", s)
+	}
+	_ = c.Close()
 	_ = b.Close()
 }
