@@ -261,6 +261,14 @@ func TestStreamsBetweenNodesKeepHalfCloseAndRefusals(t *testing.T) {
 	await(t, d, "session ready")
 	for _, n := range c.nodes {
 		socket := c.file(n.name + ".sock")
+		// The other nodes hear of the device a moment after it is ready.
+		for ctx := bounded(t); !bytes.Contains(must(t, nil, "devices", "--admin", socket), []byte(deviceID)); {
+			select {
+			case <-ctx.Done():
+				t.Fatalf("node %s does not hear of the device", n.name)
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
 		if got := must(t, strings.NewReader("half close"), "dial", "--admin", socket, deviceID, "up"); string(got) != "HALF CLOSE" {
 			t.Errorf("node %s: %q", n.name, got)
 		}
