@@ -10,7 +10,7 @@ BENCHTIME ?= 1s
 PKGS ?= ./...
 GOLANGCI = $(GO) tool -modfile=.ci/tools.mod golangci-lint
 
-.PHONY: help build build-device demo test race e2e lint fuzz bench fmt clean
+.PHONY: help build build-device demo test race e2e lint fuzz bench bench-fleet fmt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,8 +52,14 @@ fuzz: ## run every fuzz target for FUZZTIME (100000x: executions)
 		done; \
 	done
 
-bench: ## run every benchmark for BENCHTIME (1s)
-	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) $(PKGS)
+bench: ## measure CPU, throughput, latency and a long path beside their baselines, for docs/bench
+	$(GO) run ./internal/bench streams -o docs/bench
+	$(GO) run ./internal/bench wan -o docs/bench
+	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./postconn
+
+bench-fleet: ## measure a server with 4000 devices: memory, goroutines, connects, a storm; for docs/bench
+	$(GO) run ./internal/bench fleet -o docs/bench
+	$(GO) run ./internal/bench storm -o docs/bench
 
 fmt: ## format the code
 	gofmt -w .
