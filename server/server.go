@@ -29,6 +29,7 @@ const (
 // sessions. All methods may be called from any goroutine.
 type Server struct {
 	cfg      Config
+	session  session.Config
 	registry Registry
 	hosted   *hosted
 	anchors  anchors
@@ -84,6 +85,10 @@ func New(c *Config) (*Server, error) {
 		}
 		s.hosted = h
 	}
+	s.session = session.Config{
+		TLS: s.cfg.TLS, Mux: s.cfg.Mux, Logger: s.cfg.Logger,
+		Streams: s.cfg.Limits.Streams, Keepalive: s.cfg.Limits.Keepalive, HTTP: s.hosted != nil, Queue: s.cfg.Queue,
+	}
 	return s, nil
 }
 
@@ -131,24 +136,10 @@ func (s *Server) servePost(conn *postconn.Conn, r *http.Request) {
 func (s *Server) serve(conn net.Conn, r *http.Request, bound time.Duration) (ready bool) {
 	ctx, cancel := context.WithTimeoutCause(s.ctx, bound, fmt.Errorf("not ready within %s", bound))
 	defer cancel()
-	in, err := session.Accept(ctx, conn, &session.Config{
-		TLS: s.cfg.TLS, Mux: s.cfg.Mux, Logger: s.cfg.Logger.With("remote", r.RemoteAddr),
-		Streams: s.cfg.Limits.Streams, Keepalive: s.cfg.Limits.Keepalive, HTTP: s.hosted != nil, Queue: s.cfg.Queue,
-		Admit: func(cs tls.ConnectionState, hello *Hello) (string, error) {
-			markIntercepted(hello.Outer, r.TLS)
-			if len(s.anchors) == 0 && hello.Outer != nil {
-				hello.Outer = hello.Outer.WithoutDER() // nothing will be chosen by it
-			}
-			device, err := s.cfg.Identify(cs)
-			if err == nil {
-				err = proto.CheckName(device)
-			}
-			if err != nil {
-				return "", fmt.Errorf("device id: %w", err)
-			}
-			return device, nil
-		},
-	})
+	in, err := session.Accept(ctx, conn, &s.session)
+	if err == nil {
+		in.Admit = func(cs tls.ConnectionState, hello *Hello) (string, error) { return s.admit(cs, hello, r.TLS) }
+	}
 	if err == nil && in.IsHTTP() {
 		var peer *httpPeer
 		if peer, err = newHTTPPeer(ctx, in); err == nil {
@@ -165,6 +156,22 @@ func (s *Server) serve(conn net.Conn, r *http.Request, bound time.Duration) (rea
 		return false
 	}
 	return s.adopt(sess, r.RemoteAddr)
+}
+
+// admit decides on a peer whose certificate is verified.
+func (s *Server) admit(inner tls.ConnectionState, hello *Hello, outer *tls.ConnectionState) (device string, err error) {
+	markIntercepted(hello.Outer, outer)
+	if len(s.anchors) == 0 && hello.Outer != nil {
+		hello.Outer = hello.Outer.WithoutDER() // nothing will be chosen by it
+	}
+	device, err = s.cfg.Identify(inner)
+	if err == nil {
+		err = proto.CheckName(device)
+	}
+	if err != nil {
+		return "", fmt.Errorf("device id: %w", err)
+	}
+	return device, nil
 }
 
 // enter admits a request to the costly part, or answers it.
@@ -223,7 +230,7 @@ func (s *Server) adopt(sess *Session, remote string) bool {
 	s.wg.Add(1)
 	s.mu.Unlock()
 
-	log := s.cfg.Logger.With("device", sess.Device(), "session", sess.ID())
+	log := func() *slog.Logger { return s.cfg.Logger.With("device", sess.Device(), "session", sess.ID()) }
 	attrs := []any{"remote", remote, "software", sess.Hello().Software}
 	if o := sess.Hello().Outer; o != nil {
 		attrs = append(attrs, "outer_verified", o.Verified, "intercepted", o.Intercepted)
@@ -232,35 +239,34 @@ func (s *Server) adopt(sess *Session, remote string) bool {
 		}
 	}
 	if sess.Hello().Probe {
-		log.Info("device probes the path", attrs...)
+		log().Info("device probes the path", attrs...)
 		go func() {
 			defer s.wg.Done()
 			s.endProbe(sess)
 		}()
 		return true
 	}
-	log.Info("device connected", attrs...)
+	log().Info("device connected", attrs...)
 	old := s.registry.put(sess)
 	if s.cfg.Hooks.Connected != nil {
 		s.cfg.Hooks.Connected(sess)
 	}
 	for _, o := range old {
-		log.Info("newer session of the device replaces the old", "old", o.ID())
+		log().Info("newer session of the device replaces the old", "old", o.ID())
 		s.wg.Go(func() { bye(o, proto.Replaced, "a newer session of this device took over") })
 	}
-	go func() {
+	sess.OnDone(func() {
 		defer s.wg.Done()
-		<-sess.Done()
 		s.registry.remove(sess) // before Close, which waits for signal handlers
 		_ = sess.Close()
 		s.mu.Lock()
 		delete(s.live, sess)
 		s.mu.Unlock()
-		log.Info("device disconnected", "err", sess.Err(), "after", time.Since(sess.Opened()).Round(time.Millisecond).String())
+		log().Info("device disconnected", "err", sess.Err(), "after", time.Since(sess.Opened()).Round(time.Millisecond).String())
 		if s.cfg.Hooks.Disconnected != nil {
 			s.cfg.Hooks.Disconnected(sess, sess.Err())
 		}
-	}()
+	})
 	return true
 }
 

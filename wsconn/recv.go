@@ -19,10 +19,11 @@ type receiver struct {
 	cond     sync.Cond
 	deadline deadline.Deadline
 	ring     []byte
-	first, n int   // the n bytes from first on are unread
-	filling  bool  // the read loop is using the ring
-	err      error // after the last byte of the ring
-	closed   bool  // err is for now; what arrives is discarded
+	first, n int    // the n bytes from first on are unread
+	filling  bool   // the read loop is using the ring
+	err      error  // after the last byte of the ring
+	closed   bool   // err is for now; what arrives is discarded
+	notify   func() // called once when there is something to read
 }
 
 func newReceiver() *receiver {
@@ -48,6 +49,38 @@ func (r *receiver) read(p []byte) (int, error) {
 			return 0, r.err
 		}
 		r.cond.Wait()
+	}
+}
+
+// readArrived is read without waiting, and without the deadline.
+func (r *receiver) readArrived(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.n > 0 && !r.closed {
+		return r.takeLocked(p), nil
+	}
+	return 0, r.err
+}
+
+// notifyArrival has fn called when there is something to read, unless there is.
+func (r *receiver) notifyArrival(fn func()) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.n > 0 || r.err != nil {
+		return false
+	}
+	r.notify = fn
+	return true
+}
+
+// arrivedLocked tells those who wait. It lets go of the lock for what notify calls.
+func (r *receiver) arrivedLocked() {
+	r.cond.Broadcast()
+	if fn := r.notify; fn != nil {
+		r.notify = nil
+		r.mu.Unlock()
+		fn()
+		r.mu.Lock()
 	}
 }
 
@@ -108,7 +141,7 @@ func (r *receiver) fill(m io.Reader) error {
 		}
 		if !r.closed {
 			r.n += n
-			r.cond.Broadcast()
+			r.arrivedLocked()
 		}
 	}
 }
@@ -120,7 +153,7 @@ func (r *receiver) fail(err error) {
 	if r.err == nil {
 		r.err = err
 	}
-	r.cond.Broadcast()
+	r.arrivedLocked()
 }
 
 // close ends the direction now.
@@ -131,7 +164,7 @@ func (r *receiver) close(err error) {
 	r.deadline.StopLocked()
 	r.n = 0
 	r.releaseLocked()
-	r.cond.Broadcast()
+	r.arrivedLocked()
 }
 
 func (r *receiver) setDeadline(t time.Time) error {

@@ -35,6 +35,7 @@ type sender struct {
 	pending  []byte      // written, at most MaxMessage
 	out      []byte      // framed
 	running  bool        // the loop, which lives as long as there is something to send
+	corked   bool        // the loop is not started for what is pending
 	framing  bool        // the loop is in ws.Write
 	hangup   bool        // the library has closed us: send out, then close raw
 	kill     *time.Timer // and close hard anyway
@@ -77,7 +78,9 @@ func (s *sender) write(p []byte) (n int, err error) {
 				s.pending = getBuffer()
 			}
 			s.pending = append(s.pending, p[:k]...)
-			s.startLocked()
+			if !s.corked || len(s.pending) == MaxMessage {
+				s.startLocked()
+			}
 			p, n = p[k:], n+k
 		}
 		if len(p) == 0 {
@@ -94,11 +97,33 @@ func (s *sender) startLocked() {
 	}
 }
 
+func (s *sender) cork() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.corked = true
+}
+
+// uncork sends in the caller's goroutine: waking another one for each message
+// costs as much as a small message does.
+func (s *sender) uncork() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.corked = false
+	if !s.running && len(s.pending) > 0 {
+		s.running = true
+		s.loopLocked()
+	}
+}
+
 // loop sends until nothing is left. It is alone: running guards it, and wait
 // waits for it.
 func (s *sender) loop() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.loopLocked()
+}
+
+func (s *sender) loopLocked() {
 	for !s.ended {
 		switch {
 		case len(s.out) > 0:

@@ -12,6 +12,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -21,9 +22,10 @@ import (
 // maxBeforeReady bounds what a peer can send before the session is ready.
 const maxBeforeReady = 64 << 10
 
-// Config is what both ends need for a session. TLS is the INNER configuration;
-// Client and Server tighten a clone of it. Zero values of the rest have the
-// documented defaults.
+// Config is what both ends need for sessions: a server makes one for all of
+// them. TLS is the INNER configuration; the first session tightens a clone of
+// it, which the others share, and with it the ticket keys. Zero values of the
+// rest have the documented defaults. It must not be changed once it is in use.
 type Config struct {
 	TLS       *tls.Config
 	Mux       *Mux          // nil: answers to nothing
@@ -39,10 +41,17 @@ type Config struct {
 	// returns the device's id, or an error: a *RefusedError goes to the peer as it
 	// is, any other as not allowed with its text. It may complete the Hello.
 	Admit func(state tls.ConnectionState, hello *Hello) (device string, err error)
+
+	once   sync.Once
+	shared *Config // completed and tightened, for all sessions of a server
 }
 
-func (c *Config) complete() *Config {
-	cc := *c
+// complete returns a copy with the defaults, and t for TLS.
+func (c *Config) complete(t *tls.Config) *Config {
+	cc := &Config{
+		TLS: t, Mux: c.Mux, Logger: c.Logger, Streams: c.Streams, Keepalive: c.Keepalive,
+		Hello: c.Hello, Applied: c.Applied, Queue: c.Queue, HTTP: c.HTTP, Admit: c.Admit,
+	}
 	if cc.Mux == nil {
 		cc.Mux = new(Mux)
 	}
@@ -55,7 +64,21 @@ func (c *Config) complete() *Config {
 	if cc.Keepalive <= 0 {
 		cc.Keepalive = DefaultKeepalive
 	}
-	return &cc
+	return cc
+}
+
+// forServer is complete for a server, once: a tls.Config of its own would cost
+// each session 1.5 KiB, and no ticket of one would be good for the next.
+func (c *Config) forServer() *Config {
+	c.once.Do(func() { c.shared = c.complete(tightenServer(c.TLS, c.protocols())) })
+	return c.shared
+}
+
+func (c *Config) protocols() []string {
+	if c.HTTP {
+		return []string{proto.ALPNMux, proto.ALPNHTTP}
+	}
+	return []string{proto.ALPNMux}
 }
 
 // tighten clones an inner configuration and sets what is not negotiable.
@@ -105,10 +128,9 @@ func Client(ctx context.Context, conn net.Conn, c *Config) (*Session, error) {
 		_ = conn.Close()
 		return nil, err
 	}
-	cfg := c.complete()
-	limited := &limitedConn{Conn: conn}
-	limited.left.Store(maxBeforeReady)
-	t := tighten(cfg.TLS, proto.ALPNMux)
+	t := tighten(c.TLS, proto.ALPNMux)
+	cfg := c.complete(t)
+	limited := newLimitedConn(conn)
 	if t.GetClientCertificate == nil {
 		// crypto/tls holds back a certificate that the server's CA list does not
 		// name; the server could then only say that none came.
@@ -160,9 +182,9 @@ func Client(ctx context.Context, conn net.Conn, c *Config) (*Session, error) {
 	}
 	limited.left.Store(-1)
 	if k := ready.Keepalive; k >= time.Second && k <= 5*time.Minute {
-		cfg.Keepalive = k
+		cfg.Keepalive = k // cfg is this session's alone
 	}
-	return newSession(cfg, tc, conn, true, ready, hello), nil
+	return newSession(cfg, tc, limited, true, ready, hello), nil
 }
 
 // Server makes the server's end of a session on conn, which it then owns: on
@@ -179,6 +201,9 @@ func Server(ctx context.Context, conn net.Conn, c *Config) (*Session, error) {
 // Inner is a verified inner TLS connection on the server, before it is known
 // what it will be. Session or HTTP makes it that, and takes it over.
 type Inner struct {
+	// Admit is Config's, unless it is set to what is to decide on this peer.
+	Admit func(state tls.ConnectionState, hello *Hello) (device string, err error)
+
 	cfg     *Config
 	conn    *tls.Conn
 	limited *limitedConn
@@ -192,20 +217,15 @@ func Accept(ctx context.Context, conn net.Conn, c *Config) (*Inner, error) {
 		_ = conn.Close()
 		return nil, err
 	}
-	cfg := c.complete()
-	protocols := []string{proto.ALPNMux}
-	if cfg.HTTP {
-		protocols = append(protocols, proto.ALPNHTTP)
-	}
-	in := &Inner{cfg: cfg, carrier: conn, limited: &limitedConn{Conn: conn}}
-	in.limited.left.Store(maxBeforeReady)
-	in.conn = tls.Server(in.limited, tightenServer(cfg.TLS, protocols))
+	cfg := c.forServer()
+	in := &Inner{cfg: cfg, carrier: conn, limited: newLimitedConn(conn), Admit: cfg.Admit}
+	in.conn = tls.Server(in.limited, cfg.TLS)
 	err := greet(ctx, conn, func() error {
 		if err := in.conn.HandshakeContext(ctx); err != nil {
 			return fmt.Errorf("inner handshake: %w", remoteAlert(err))
 		}
-		if p := in.protocol(); !slices.Contains(protocols, p) {
-			return fmt.Errorf("inner handshake: client negotiated ALPN %q, want one of %q", p, protocols)
+		if p := in.protocol(); !slices.Contains(cfg.protocols(), p) {
+			return fmt.Errorf("inner handshake: client negotiated ALPN %q, want one of %q", p, cfg.protocols())
 		}
 		return nil
 	})
@@ -221,18 +241,26 @@ func tightenServer(c *tls.Config, protocols []string) *tls.Config {
 	t := tighten(c, protocols...)
 	t.ClientAuth = tls.RequireAndVerifyClientCert
 	if get := t.GetConfigForClient; get != nil {
+		var latest atomic.Pointer[tightened]
 		t.GetConfigForClient = func(h *tls.ClientHelloInfo) (*tls.Config, error) {
 			c, err := get(h)
 			if c == nil || err != nil {
 				return nil, err
 			}
-			c = tightenServer(c, protocols)
-			c.GetConfigForClient = nil
-			return c, nil
+			if l := latest.Load(); l != nil && l.of == c {
+				return l.to, nil // sessions share what is the same until a reload
+			}
+			l := &tightened{of: c, to: tightenServer(c, protocols)}
+			l.to.GetConfigForClient = nil
+			latest.Store(l)
+			return l.to, nil
 		}
 	}
 	return t
 }
+
+// tightened remembers a configuration and what tightenServer made of it.
+type tightened struct{ of, to *tls.Config }
 
 func (in *Inner) protocol() string { return in.conn.ConnectionState().NegotiatedProtocol }
 
@@ -242,9 +270,9 @@ func (in *Inner) IsHTTP() bool { return in.protocol() == proto.ALPNHTTP }
 // HTTP admits the peer. The caller owns the connection, on which the peer sends
 // HTTP/1.1 requests. ctx bounds the admission.
 func (in *Inner) HTTP(ctx context.Context) (conn *tls.Conn, device string, err error) {
-	if in.cfg.Admit != nil {
+	if in.Admit != nil {
 		err = greet(ctx, in.carrier, func() (err error) {
-			device, err = in.cfg.Admit(in.conn.ConnectionState(), &Hello{})
+			device, err = in.Admit(in.conn.ConnectionState(), &Hello{})
 			return err
 		})
 		if err != nil {
@@ -277,8 +305,8 @@ func (in *Inner) Session(ctx context.Context) (*Session, error) {
 		if err != nil {
 			return err
 		}
-		if cfg.Admit != nil {
-			if ready.Device, err = cfg.Admit(tc.ConnectionState(), &hello); err != nil {
+		if in.Admit != nil {
+			if ready.Device, err = in.Admit(tc.ConnectionState(), &hello); err != nil {
 				return refuse(tc, err)
 			}
 		}
@@ -295,7 +323,7 @@ func (in *Inner) Session(ctx context.Context) (*Session, error) {
 		return nil, err
 	}
 	in.limited.left.Store(-1)
-	return newSession(cfg, tc, in.carrier, false, ready, hello), nil
+	return newSession(cfg, tc, in.limited, false, ready, hello), nil
 }
 
 // greet runs f with ctx bounding its reads and writes, and closes conn when it
@@ -359,10 +387,35 @@ func remoteAlert(err error) error {
 // limitedConn fails reads after a number of bytes; a negative number is no limit.
 type limitedConn struct {
 	net.Conn
-	left atomic.Int64
+	left   atomic.Int64
+	arrive arrival // Conn, if it can say what has arrived
+	poll   bool    // reads do not wait; set by who reads
+}
+
+// arrival is a carrier that can be read without waiting.
+type arrival interface {
+	// ReadArrived reads what has arrived, which may be nothing.
+	ReadArrived(p []byte) (int, error)
+	// NotifyArrival calls fn once, when something can be read. It does not, and
+	// returns false, when that is so already. fn must not wait.
+	NotifyArrival(fn func()) bool
+}
+
+func newLimitedConn(conn net.Conn) *limitedConn {
+	c := &limitedConn{Conn: conn}
+	c.left.Store(maxBeforeReady)
+	c.arrive, _ = conn.(arrival)
+	return c
 }
 
 func (c *limitedConn) Read(p []byte) (int, error) {
+	if c.poll {
+		n, err := c.arrive.ReadArrived(p)
+		if n == 0 && err == nil {
+			err = errNothingYet
+		}
+		return n, err
+	}
 	left := c.left.Load()
 	if left < 0 {
 		return c.Conn.Read(p)
@@ -374,6 +427,16 @@ func (c *limitedConn) Read(p []byte) (int, error) {
 	c.left.CompareAndSwap(left, left-int64(n))
 	return n, err
 }
+
+// errNothingYet is a temporary net.Error, so that crypto/tls reads on after it,
+// also in the middle of a record.
+var errNothingYet net.Error = nothingYet{}
+
+type nothingYet struct{}
+
+func (nothingYet) Error() string   { return "nothing has arrived" }
+func (nothingYet) Timeout() bool   { return true }
+func (nothingYet) Temporary() bool { return true }
 
 func newID() string {
 	var b [8]byte

@@ -31,7 +31,7 @@ func (s *Session) serveSignals(st *Stream) {
 		}
 		if err := s.serveFrame(st, typ, body); err != nil {
 			if s.Err() == nil {
-				s.cfg.Logger.Warn("signal stream ended", "err", err)
+				s.log().Warn("signal stream ended", "err", err)
 			}
 			return
 		}
@@ -108,7 +108,7 @@ func (s *Session) handle(sig *Signal) (ack proto.Ack) {
 	}
 	defer func() {
 		if p := recover(); p != nil {
-			s.cfg.Logger.Error("signal handler panicked", "signal", sig.Name, "panic", p)
+			s.log().Error("signal handler panicked", "signal", sig.Name, "panic", p)
 			ack.Code, ack.Text = proto.Refused, "the handler failed"
 		}
 	}()

@@ -49,12 +49,12 @@ type Session struct {
 	cfg     *Config
 	ready   *Ready
 	hello   Hello
-	state   tls.ConnectionState
+	inner   *tls.Conn
 	carrier net.Conn
 	opened  time.Time
 
 	frames *frameConn
-	mux    *yamux.Session
+	mux    lazyMux
 	ctx    context.Context // ends with the session; handlers get it
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -69,48 +69,30 @@ type Session struct {
 	leaving   error // why this end closes, set before the peer is told
 	drain     *proto.Drain
 	drained   chan struct{}
-	keepalive *time.Timer
+	keepalive *time.Timer // calls beat
+	beatAt    time.Time   // when
+	onDone    []func()
 	wg        sync.WaitGroup
 }
 
-func newSession(cfg *Config, conn *tls.Conn, carrier net.Conn, isClient bool, ready *proto.Ready, hello Hello) *Session {
+func newSession(cfg *Config, conn *tls.Conn, below *limitedConn, isClient bool, ready *proto.Ready, hello Hello) *Session {
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &Session{
 		cfg: cfg, ready: ready, hello: hello,
-		state: conn.ConnectionState(), carrier: carrier, opened: time.Now(),
-		frames: newFrameConn(conn, carrier), cancel: cancel,
+		inner: conn, carrier: below.Conn, opened: time.Now(),
+		frames: newFrameConn(conn, below, below.Conn), cancel: cancel,
 		done: make(chan struct{}), drained: make(chan struct{}),
 		opening: make(chan struct{}, acceptBacklog-4),
 	}
 	s.ctx = context.WithValue(ctx, contextKey{}, s)
 	s.signals.init()
-	yc := &yamux.Config{
-		AcceptBacklog:     acceptBacklog,
-		KeepAliveInterval: time.Hour, // not enabled; must not be 0
-		// yamux's write timeout leaves the session up and the peer's Read hung
-		// (GHSA-29qp-crvh-w22m), and fires on a slow link that works. Liveness is
-		// ours: beat.
-		ConnectionWriteTimeout: 24 * time.Hour,
-		MaxStreamWindowSize:    windowSize,
-		// Both of these close more than they should: a session for one slow stream,
-		// a half-closed stream that is still in use. Dial and Stream.Close bound it.
-		StreamOpenTimeout:  0,
-		StreamCloseTimeout: 0,
-		Logger:             &yamuxLog{log: cfg.Logger},
-	}
-	open := yamux.Server
-	if isClient {
-		open = yamux.Client
-	}
-	mux, err := open(s.frames, yc)
-	if err != nil {
-		panic(err) // the configuration above is constant
-	}
-	s.mux = mux
-	s.wg.Go(s.accept)
+	s.frames.mayPark = s.mayPark
+	s.mux.init(isClient)
 	s.mu.Lock()
-	s.keepalive = time.AfterFunc(s.beatIn(), s.beat)
+	s.keepalive = time.AfterFunc(time.Hour, s.beat)
+	s.beatAfterLocked(s.beatIn())
 	s.mu.Unlock()
+	s.rest()
 	return s
 }
 
@@ -127,6 +109,11 @@ func NewContext(ctx context.Context, s *Session) context.Context {
 	return context.WithValue(ctx, contextKey{}, s)
 }
 
+// log names the session; a logger that is kept would cost each half a KiB.
+func (s *Session) log() *slog.Logger {
+	return s.cfg.Logger.With("device", s.Device(), "session", s.ID(), "remote", s.RemoteAddr())
+}
+
 // ID names the session in the logs of both ends.
 func (s *Session) ID() string { return s.ready.Session }
 
@@ -140,7 +127,7 @@ func (s *Session) Ready() Ready { return *s.ready }
 func (s *Session) Hello() Hello { return s.hello }
 
 // ConnectionState is the inner TLS state.
-func (s *Session) ConnectionState() tls.ConnectionState { return s.state }
+func (s *Session) ConnectionState() tls.ConnectionState { return s.inner.ConnectionState() }
 
 // RemoteAddr is the carrier's.
 func (s *Session) RemoteAddr() net.Addr { return s.carrier.RemoteAddr() }
@@ -150,6 +137,18 @@ func (s *Session) Opened() time.Time { return s.opened }
 
 // Done is closed when the session has ended; Err then says why.
 func (s *Session) Done() <-chan struct{} { return s.done }
+
+// OnDone has fn called in a goroutine of its own when the session has ended. It
+// costs an idle session less than a goroutine that waits for Done.
+func (s *Session) OnDone(fn func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil {
+		go fn()
+		return
+	}
+	s.onDone = append(s.onDone, fn)
+}
 
 // Err is nil while the session lives.
 func (s *Session) Err() error {
@@ -177,7 +176,7 @@ func (s *Session) ReconnectIn() time.Duration {
 }
 
 // Busy says whether any stream is open, in either direction.
-func (s *Session) Busy() bool { return s.mux.NumStreams() > 0 }
+func (s *Session) Busy() bool { return s.mux.streams() > 0 }
 
 // Streams is how many streams the peer has open.
 func (s *Session) Streams() int { return int(s.inbound.Load()) }
@@ -225,15 +224,20 @@ func (s *Session) fail(err error) {
 		s.keepalive.Stop()
 	}
 	s.wg.Add(1)
+	ended := s.onDone
+	s.onDone = nil
 	s.mu.Unlock()
 	close(s.done)
 	s.cancel()
+	for _, fn := range ended {
+		go fn()
+	}
 	go func() {
 		defer s.wg.Done()
 		if !errors.Is(err, ErrClosed) {
 			s.frames.abort()
 		}
-		_ = s.mux.Close()
+		s.endMux()
 	}()
 }
 
@@ -250,13 +254,16 @@ func (s *Session) spawn(fn func()) bool {
 }
 
 // accept takes the peer's streams until the mux ends.
-func (s *Session) accept() {
+func (s *Session) accept(mux *yamux.Session) {
 	for {
-		ys, err := s.mux.AcceptStream()
+		ys, err := mux.AcceptStream()
 		if err != nil {
-			s.fail(muxError(err))
+			if !s.parked(mux) {
+				s.fail(muxError(err))
+			}
 			return
 		}
+		s.mux.count()
 		n := int(s.inbound.Add(1))
 		// Over the cap a stream gets a refusal; far over it, a reset.
 		if n > s.cfg.Streams+acceptBacklog || !s.spawn(func() { s.serve(ys, n > s.cfg.Streams) }) {
@@ -284,21 +291,33 @@ func (s *Session) beatIn() time.Duration {
 }
 
 // beat pings a silent peer and gives up on one silent for too long. Reads
-// count, not writes: bulk data on its way out proves nothing.
+// count, not writes: bulk data on its way out proves nothing. A session without
+// streams is put to rest.
 func (s *Session) beat() {
 	silent := time.Since(time.Unix(0, s.frames.lastRead.Load()))
 	if silent >= missedPings*s.cfg.Keepalive {
 		s.fail(fmt.Errorf("%w: %s", ErrDead, silent.Round(time.Second)))
 		return
 	}
-	if silent >= s.cfg.Keepalive/2 {
+	next := s.beatIn()
+	if wait, ping := s.tryRest(); wait > 0 {
+		next = min(next, wait)
+		if ping != 0 {
+			s.frames.ping(ping)
+		}
+	} else if silent >= s.cfg.Keepalive/2 {
 		s.frames.ping(0)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.err == nil {
-		s.keepalive.Reset(s.beatIn())
+		s.beatAfterLocked(next)
 	}
+}
+
+func (s *Session) beatAfterLocked(d time.Duration) {
+	s.beatAt = time.Now().Add(d)
+	s.keepalive.Reset(d)
 }
 
 // yamuxLog passes yamux's own log on at Debug level. The line of a hostile

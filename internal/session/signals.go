@@ -293,7 +293,7 @@ func (o *signalStream) readAcks() {
 		}
 		a, err := proto.ParseAck(body)
 		if err != nil {
-			o.st.session.cfg.Logger.Warn("bad ack", "err", err)
+			o.st.session.log().Warn("bad ack", "err", err)
 			return
 		}
 		o.mu.Lock()

@@ -94,7 +94,7 @@ func (st *Stream) Read(p []byte) (int, error) {
 		return n, nil
 	}
 	if errors.Is(err, io.EOF) && !st.eof {
-		if st.session.mux.IsClosed() {
+		if st.ys.Session().IsClosed() {
 			<-st.session.done          // accept is about to say why
 			return n, st.session.Err() // cut off, not ended
 		}
@@ -263,7 +263,7 @@ func (s *Session) dial(ctx context.Context, service string) (*Stream, error) {
 
 // open opens a stream and waits for the answer.
 func (s *Session) open(ctx context.Context, service string) (*Stream, error) {
-	ys, err := s.mux.OpenStream()
+	ys, err := s.openStream()
 	if err != nil {
 		if serr := s.Err(); serr != nil {
 			return nil, serr
@@ -273,7 +273,7 @@ func (s *Session) open(ctx context.Context, service string) (*Stream, error) {
 		}
 		return nil, err
 	}
-	st := &Stream{ys: ys, session: s, service: service, free: func() {}}
+	st := &Stream{ys: ys, session: s, service: service, free: s.restSoon}
 	stop := context.AfterFunc(ctx, func() { _ = ys.SetDeadline(time.Unix(1, 0)) })
 	err = proto.WriteOpen(st, service)
 	var answer proto.Answer
@@ -295,7 +295,7 @@ func (s *Session) open(ctx context.Context, service string) (*Stream, error) {
 
 // serve answers a stream that the peer opened.
 func (s *Session) serve(ys *yamux.Stream, overCap bool) {
-	st := &Stream{ys: ys, session: s, free: func() { s.inbound.Add(-1) }}
+	st := &Stream{ys: ys, session: s, free: func() { s.inbound.Add(-1); s.restSoon() }}
 	_ = st.SetDeadline(time.Now().Add(openTimeout))
 	service, err := proto.ReadOpen(st)
 	if err != nil {
@@ -322,13 +322,13 @@ func (s *Session) serve(ys *yamux.Stream, overCap bool) {
 	}
 	_ = st.SetDeadline(time.Time{})
 	if err := l.offer(st); err != nil {
-		s.cfg.Logger.Warn("service does not accept", "service", service, "err", err)
+		s.log().Warn("service does not accept", "service", service, "err", err)
 		_ = st.Close()
 	}
 }
 
 func (s *Session) refuseStream(st *Stream, a proto.Answer) {
-	s.cfg.Logger.Info("stream refused", "service", st.service, "code", a.Code.String(), "text", a.Text)
+	s.log().Info("stream refused", "service", st.service, "code", a.Code.String(), "text", a.Text)
 	_ = proto.WriteAnswer(st, a)
 	_ = st.Close()
 }
