@@ -3,6 +3,7 @@ package wsconn
 import (
 	"bufio"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"slices"
@@ -39,7 +40,7 @@ func Accept(w http.ResponseWriter, r *http.Request, o *AcceptOptions) (*Conn, er
 		r.Header.Set("Sec-Websocket-Protocol", Subprotocol)
 	}
 	h := &hijack{ResponseWriter: w}
-	ws, err := websocket.Accept(h, r, &websocket.AcceptOptions{
+	_, err := websocket.Accept(h, r, &websocket.AcceptOptions{
 		Subprotocols:       []string{Subprotocol},
 		InsecureSkipVerify: true, // of Origin: check did
 		CompressionMode:    websocket.CompressionDisabled,
@@ -50,9 +51,9 @@ func Accept(w http.ResponseWriter, r *http.Request, o *AcceptOptions) (*Conn, er
 		}
 		return nil, err
 	}
-	c := newConn(ws, h.carrier, r.TLS)
+	c := newConn(h.carrier, h.head, r.TLS)
 	if len(offered) > 0 && !ours {
-		c.hangUp(websocket.StatusPolicyViolation, "subprotocol must be "+Subprotocol)
+		c.tx.bid(statusPolicy, "subprotocol must be "+Subprotocol)
 		_ = c.Close()
 		return nil, fmt.Errorf("client offers subprotocol %q, want %q", answer.Printable(strings.Join(offered, ", ")), Subprotocol)
 	}
@@ -125,40 +126,38 @@ func hasToken(h http.Header, key string, is func(string) bool) bool {
 	return false
 }
 
-// hijack puts a sender between the connection and websocket.Accept.
+// hijack keeps the connection from websocket.Accept, which does the upgrade.
 type hijack struct {
 	http.ResponseWriter
 	carrier *sender
+	head    []byte // what net/http read ahead
 }
 
-// Hijack replaces the server's buffers by small ones. Large reads and writes
-// pass them by, and an idle connection keeps them for as long as it lives.
+// Hijack gives the library a connection that it does nothing with.
 func (h *hijack) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, rw, err := http.NewResponseController(h.ResponseWriter).Hijack()
 	if err != nil {
 		return nil, nil, err
 	}
-	hard := conn
+	hard, secure := conn, false
 	if t, ok := conn.(interface{ NetConn() net.Conn }); ok {
-		hard = t.NetConn()
+		hard, secure = t.NetConn(), true
 	}
 	// The server's deadlines were for the request.
 	if err := conn.SetDeadline(time.Time{}); err != nil {
 		_ = conn.Close()
 		return nil, nil, err
 	}
-	head, _ := rw.Peek(rw.Reader.Buffered())
-	h.carrier = newSender(conn, hard, head)
-	c := carrierConn{Conn: conn, sender: h.carrier}
-	return c, bufio.NewReadWriter(bufio.NewReaderSize(c, 512), bufio.NewWriterSize(c, 512)), nil
+	h.head, _ = rw.Peek(rw.Reader.Buffered())
+	h.carrier = newSender(conn, hard, false, secure)
+	none := nowhere{Conn: conn}
+	return none, bufio.NewReadWriter(bufio.NewReaderSize(none, 16), bufio.NewWriterSize(none, 16)), nil
 }
 
-// carrierConn is a sender in the shape that Hijack returns.
-type carrierConn struct {
-	net.Conn
-	sender *sender
-}
+// nowhere is the connection that the library has: it ends at once, and closing
+// it, as the library's finalizer does, closes nothing.
+type nowhere struct{ net.Conn }
 
-func (c carrierConn) Read(p []byte) (int, error)  { return c.sender.Read(p) }
-func (c carrierConn) Write(p []byte) (int, error) { return c.sender.Write(p) }
-func (c carrierConn) Close() error                { return c.sender.Close() }
+func (nowhere) Read([]byte) (int, error)    { return 0, io.EOF }
+func (nowhere) Write(p []byte) (int, error) { return len(p), nil }
+func (nowhere) Close() error                { return nil }

@@ -55,7 +55,7 @@ func Dial(ctx context.Context, url string, o *DialOptions) (*Conn, error) {
 		hop := outer.New(outer.Options{TLS: o.TLS, Proxy: o.Proxy, DialContext: o.DialContext})
 		d.transport, fail = hop.Transport, hop.Close
 	}
-	ws, resp, err := websocket.Dial(ctx, url, &websocket.DialOptions{
+	_, resp, err := websocket.Dial(ctx, url, &websocket.DialOptions{
 		HTTPClient:      &http.Client{Transport: d},
 		HTTPHeader:      o.Header,
 		Subprotocols:    []string{Subprotocol},
@@ -68,18 +68,18 @@ func Dial(ctx context.Context, url string, o *DialOptions) (*Conn, error) {
 		fail()
 		return nil, d.upgradeError(ctx, err)
 	}
-	return newConn(ws, d.carrier, resp.TLS), nil
+	return newConn(d.carrier, nil, resp.TLS), nil
 }
 
-// dialer is the round tripper of one upgrade. It puts a sender between the
-// connection and the library.
+// dialer is the round tripper of one upgrade. It keeps the connection from the
+// library.
 type dialer struct {
 	transport *http.Transport
 	carrier   *sender
 	status    int // of the answer, 0 without
 }
 
-// RoundTrip sends the upgrade. It returns a 101 only, its body a sender; any
+// RoundTrip sends the upgrade. It returns a 101 only; any
 // other answer is an error, so that http.Client sees no redirect to follow.
 func (d *dialer) RoundTrip(r *http.Request) (*http.Response, error) {
 	r = r.Clone(r.Context())
@@ -108,8 +108,12 @@ func (d *dialer) RoundTrip(r *http.Request) (*http.Response, error) {
 		_ = resp.Body.Close()
 		return nil, fmt.Errorf("the 101 answer has a body of %T", resp.Body)
 	}
-	d.carrier = newSender(raw, outer.Lowest(conn), nil)
-	resp.Body = d.carrier
+	d.carrier = newSender(raw, outer.Lowest(conn), true, resp.TLS != nil)
+	resp.Body = struct {
+		io.Reader
+		io.Writer
+		io.Closer
+	}{nowhere{}, nowhere{}, nowhere{}}
 	return resp, nil
 }
 

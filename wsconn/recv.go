@@ -1,16 +1,12 @@
 package wsconn
 
 import (
-	"io"
 	"os"
 	"sync"
 	"time"
 
 	"github.com/atls-ws/atls-ws/internal/deadline"
 )
-
-// readChunk is how much of a message must arrive before a reader sees it.
-const readChunk = 16 << 10
 
 // receiver is the receiving direction: a ring between the read loop, which
 // fills it, and the readers. The ring exists only while it is in use.
@@ -107,8 +103,8 @@ func (r *receiver) releaseLocked() {
 	}
 }
 
-// fill moves one message into the ring, waiting for room.
-func (r *receiver) fill(m io.Reader) error {
+// fill moves the payload of a frame into the ring, waiting for room.
+func (r *receiver) fill(f *frameReader, h header) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.filling = true
@@ -118,9 +114,8 @@ func (r *receiver) fill(m io.Reader) error {
 	}()
 	if r.ring == nil {
 		r.ring = getBuffer()
-		r.ring = r.ring[:cap(r.ring)]
 	}
-	for {
+	for done := int64(0); done < h.length; {
 		for r.n == len(r.ring) && !r.closed {
 			r.cond.Wait()
 		}
@@ -128,22 +123,23 @@ func (r *receiver) fill(m io.Reader) error {
 			r.n = 0
 		}
 		from := (r.first + r.n) % len(r.ring)
-		to := min(from+readChunk, from+len(r.ring)-r.n, len(r.ring))
+		to := min(from+len(r.ring)-r.n, len(r.ring))
+		to = int(min(int64(to), int64(from)+h.length-done))
 		// Readers move first and n so that from stays what it is.
 		r.mu.Unlock()
-		n, err := m.Read(r.ring[from:to])
+		n, err := f.payload(r.ring[from:to])
+		mask(r.ring[from:from+n], h.key, done)
 		r.mu.Lock()
-		if err == io.EOF { // unwrapped, it is the message's end and not the carrier's
-			return nil
-		}
 		if err != nil {
-			return err // bytes beside an error may still be masked
+			return err
 		}
+		done += int64(n)
 		if !r.closed {
 			r.n += n
 			r.arrivedLocked()
 		}
 	}
+	return nil
 }
 
 // fail ends the direction after what has arrived.
