@@ -40,7 +40,7 @@ func Accept(w http.ResponseWriter, r *http.Request, o *AcceptOptions) (*Conn, er
 		r.Header.Set("Sec-Websocket-Protocol", Subprotocol)
 	}
 	h := &hijack{ResponseWriter: w}
-	_, err := websocket.Accept(h, r, &websocket.AcceptOptions{
+	ws, err := websocket.Accept(h, r, &websocket.AcceptOptions{
 		Subprotocols:       []string{Subprotocol},
 		InsecureSkipVerify: true, // of Origin: check did
 		CompressionMode:    websocket.CompressionDisabled,
@@ -51,6 +51,7 @@ func Accept(w http.ResponseWriter, r *http.Request, o *AcceptOptions) (*Conn, er
 		}
 		return nil, err
 	}
+	_ = ws.CloseNow() // of nowhere: without it the garbage collector would not free ws
 	c := newConn(h.carrier, h.head, r.TLS)
 	if len(offered) > 0 && !ours {
 		c.tx.bid(statusPolicy, "subprotocol must be "+Subprotocol)
@@ -155,7 +156,7 @@ func (h *hijack) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 }
 
 // nowhere is the connection that the library has: it ends at once, and closing
-// it, as the library's finalizer does, closes nothing.
+// it closes nothing.
 type nowhere struct{ net.Conn }
 
 func (nowhere) Read([]byte) (int, error)    { return 0, io.EOF }

@@ -150,10 +150,13 @@ func (c *Conn) Close() error {
 
 func (c *Conn) abort() { _ = c.tx.hard.Close() }
 
-// readLoop owns the reading side. It parks without a buffer.
-func (c *Conn) readLoop() {
+// readLoop owns the reading side. It parks without a buffer, and with so little
+// on its stack that 2 KiB are enough over plain TCP.
+func (c *Conn) readLoop() { c.end(c.receive()) }
+
+// end takes leave of the other end for the reason that receive gave.
+func (c *Conn) end(err error) {
 	defer close(c.readDone)
-	err := c.receive()
 	var wrong *frameError
 	var bye *closeError
 	switch {
@@ -180,6 +183,9 @@ func (c *Conn) readLoop() {
 func (c *Conn) receive() error {
 	size := int64(-1) // of the message whose parts come, -1 for none
 	for {
+		if err := c.frames.need(2); err != nil {
+			return err
+		}
 		h, err := c.frames.header()
 		if err != nil {
 			return err

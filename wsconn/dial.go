@@ -55,7 +55,7 @@ func Dial(ctx context.Context, url string, o *DialOptions) (*Conn, error) {
 		hop := outer.New(outer.Options{TLS: o.TLS, Proxy: o.Proxy, DialContext: o.DialContext})
 		d.transport, fail = hop.Transport, hop.Close
 	}
-	_, resp, err := websocket.Dial(ctx, url, &websocket.DialOptions{
+	ws, resp, err := websocket.Dial(ctx, url, &websocket.DialOptions{
 		HTTPClient:      &http.Client{Transport: d},
 		HTTPHeader:      o.Header,
 		Subprotocols:    []string{Subprotocol},
@@ -68,6 +68,7 @@ func Dial(ctx context.Context, url string, o *DialOptions) (*Conn, error) {
 		fail()
 		return nil, d.upgradeError(ctx, err)
 	}
+	_ = ws.CloseNow() // of nowhere: without it the garbage collector would not free ws
 	return newConn(d.carrier, nil, resp.TLS), nil
 }
 

@@ -189,3 +189,11 @@ type nothing struct{}
 func (nothing) Read([]byte) (int, error)    { return 0, io.EOF }
 func (nothing) Write(p []byte) (int, error) { return len(p), nil }
 func (nothing) Close() error                { return nil }
+
+func BenchmarkMask(b *testing.B) {
+	p := make([]byte, MaxMessage)
+	b.SetBytes(MaxMessage)
+	for b.Loop() {
+		mask(p, [4]byte{1, 2, 3, 4}, 0)
+	}
+}

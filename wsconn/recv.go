@@ -69,14 +69,13 @@ func (r *receiver) notifyArrival(fn func()) bool {
 	return true
 }
 
-// arrivedLocked tells those who wait. It lets go of the lock for what notify calls.
+// arrivedLocked tells those who wait. What notify does would make the stack of
+// the read loop grow for good, so it has another one.
 func (r *receiver) arrivedLocked() {
 	r.cond.Broadcast()
 	if fn := r.notify; fn != nil {
 		r.notify = nil
-		r.mu.Unlock()
-		fn()
-		r.mu.Lock()
+		go fn()
 	}
 }
 

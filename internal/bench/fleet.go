@@ -63,12 +63,12 @@ func (s *sentKeys) pool() (*x509.CertPool, error) {
 	return pool, nil
 }
 
-func startChild(k *keys, stack, scheme string) (*child, error) {
+func startChild(o *options, k *keys, stack, scheme string) (*child, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	c := &child{cmd: exec.Command(self, "serve", stack, scheme)}
+	c := &child{cmd: exec.Command(self, "serve", "-heap", o.heap, stack, scheme)}
 	c.cmd.Stderr = os.Stderr
 	if c.in, err = c.cmd.StdinPipe(); err != nil {
 		return nil, err
@@ -131,7 +131,7 @@ func fleetCase(o *options, r *report, stack, scheme string) error {
 	if err != nil {
 		return err
 	}
-	srv, err := startChild(k, stack, scheme)
+	srv, err := startChild(o, k, stack, scheme)
 	if err != nil {
 		return err
 	}
@@ -184,8 +184,8 @@ func fleetCase(o *options, r *report, stack, scheme string) error {
 		logf("%s, %s: %.1f KiB (%.1f as it stands), heap %.1f, stacks %.1f, %.2f goroutines", name, phase,
 			per(s.Returned-empty.Returned), per(s.RSS-empty.RSS), per(s.Heap-empty.Heap), per(s.Stack-empty.Stack),
 			float64(s.Goroutines-empty.Goroutines)/float64(o.devices))
-		if heap := os.Getenv("BENCH_HEAP"); heap != "" {
-			_, err = srv.ask("heap " + heap + "-" + phase)
+		if o.heap != "" {
+			_, err = srv.ask("heap " + o.heap + "-" + phase)
 		}
 		return err
 	}

@@ -23,6 +23,7 @@ type options struct {
 	pause   time.Duration
 	only    string
 	profile string
+	heap    string
 	args    []string
 	command string
 }

@@ -52,6 +52,9 @@ func serveFleet(o *options) error {
 	if len(o.args) != 2 {
 		return errors.New("serve is run by the other commands")
 	}
+	if o.heap != "" {
+		runtime.MemProfileRate = 1
+	}
 	in := bufio.NewScanner(os.Stdin)
 	in.Buffer(nil, 1<<20)
 	k, err := readKeys(in)

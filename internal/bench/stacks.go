@@ -15,6 +15,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"time"
 
 	"github.com/coder/websocket"
 	"github.com/hashicorp/yamux"
@@ -266,6 +267,12 @@ func makeOurs(k *keys, via func(string) (string, error)) (*link, error) {
 	sess, err := client.Dial(context.Background(), &client.Config{URL: "https://" + addr, TLS: k.innerClient(), Proxy: noProxy, Mux: mux})
 	if err != nil {
 		return nil, err
+	}
+	for { // the device is ready a moment before the server has it in its registry
+		if _, ok := srv.Registry().Get("device-1"); ok {
+			break
+		}
+		time.Sleep(time.Millisecond)
 	}
 	return &link{open: func() (pair, error) {
 		cloud, err := srv.DialDevice(context.Background(), "device-1", "pipe")

@@ -56,7 +56,7 @@ func (s *Session) serveFrame(st *Stream, typ byte, body []byte) error {
 		}
 		s.mu.Lock()
 		if s.drain == nil {
-			close(s.drained)
+			close(s.drainedLocked())
 		}
 		s.drain = &d
 		s.mu.Unlock()

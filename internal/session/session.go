@@ -59,18 +59,18 @@ type Session struct {
 	cancel context.CancelFunc
 	done   chan struct{}
 
-	opening chan struct{} // slots of Dials that wait for yamux's ACK
 	inbound atomic.Int32
-	signals signalSender
 	nsignal atomic.Int32 // inbound signal streams
+	opens   onFirstUse[openings]
+	signals onFirstUse[signalSender]
 
 	mu        sync.Mutex
 	err       error
 	leaving   error // why this end closes, set before the peer is told
 	drain     *proto.Drain
-	drained   chan struct{}
-	keepalive *time.Timer // calls beat
-	beatAt    time.Time   // when
+	drained   chan struct{} // made when it is first asked for or closed
+	keepalive *time.Timer   // calls beat
+	beatAt    time.Time     // when
 	onDone    []func()
 	wg        sync.WaitGroup
 }
@@ -81,11 +81,9 @@ func newSession(cfg *Config, conn *tls.Conn, below *limitedConn, isClient bool, 
 		cfg: cfg, ready: ready, hello: hello,
 		inner: conn, carrier: below.Conn, opened: time.Now(),
 		frames: newFrameConn(conn, below, below.Conn), cancel: cancel,
-		done: make(chan struct{}), drained: make(chan struct{}),
-		opening: make(chan struct{}, acceptBacklog-4),
+		done: make(chan struct{}),
 	}
 	s.ctx = context.WithValue(ctx, contextKey{}, s)
-	s.signals.init()
 	s.frames.mayPark = s.mayPark
 	s.mux.init(isClient)
 	s.mu.Lock()
@@ -158,7 +156,18 @@ func (s *Session) Err() error {
 }
 
 // Drained is closed when the peer has asked this end to reconnect.
-func (s *Session) Drained() <-chan struct{} { return s.drained }
+func (s *Session) Drained() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.drainedLocked()
+}
+
+func (s *Session) drainedLocked() chan struct{} {
+	if s.drained == nil {
+		s.drained = make(chan struct{})
+	}
+	return s.drained
+}
 
 // ReconnectIn is the time after which the peer that drains wants this end
 // back: fixed part plus a random part of the spread.

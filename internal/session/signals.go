@@ -30,9 +30,8 @@ type signalSender struct {
 	out    *signalStream // under turn
 }
 
-func (q *signalSender) init() {
-	q.turn = make(chan struct{}, 1)
-	q.tokens = make(chan struct{}, unackedTokens)
+func newSignalSender() *signalSender {
+	return &signalSender{turn: make(chan struct{}, 1), tokens: make(chan struct{}, unackedTokens)}
 }
 
 func (q *signalSender) release(n int) {
@@ -147,7 +146,7 @@ func (s *Session) tell(ctx context.Context, buf []byte) error {
 // send waits for its turn and for tokens, and hands the frame to the signal
 // stream's writer. It opens the stream when there is none.
 func (s *Session) send(ctx context.Context, f outFrame, id [16]byte, w *waiter) (*signalStream, error) {
-	q := &s.signals
+	q := s.signals.get(newSignalSender)
 	select {
 	case q.turn <- struct{}{}:
 		defer func() { <-q.turn }()
@@ -171,7 +170,7 @@ func (s *Session) send(ctx context.Context, f outFrame, id [16]byte, w *waiter) 
 	}
 	for {
 		if q.out == nil {
-			if err := s.openSignals(ctx); err != nil {
+			if err := s.openSignals(ctx, q); err != nil {
 				q.release(taken)
 				return nil, err
 			}
@@ -189,13 +188,13 @@ func (s *Session) send(ctx context.Context, f outFrame, id [16]byte, w *waiter) 
 }
 
 // openSignals opens the signal stream; the caller has the turn.
-func (s *Session) openSignals(ctx context.Context) error {
+func (s *Session) openSignals(ctx context.Context, q *signalSender) error {
 	st, err := s.dial(ctx, proto.ServiceSignals)
 	if err != nil {
 		return err
 	}
 	out := &signalStream{
-		q: &s.signals, st: st, frames: make(chan outFrame, unackedTokens+8),
+		q: q, st: st, frames: make(chan outFrame, unackedTokens+8),
 		done: make(chan struct{}), waiting: map[[16]byte]*waiter{},
 	}
 	if !s.spawn(out.write) {
@@ -204,7 +203,7 @@ func (s *Session) openSignals(ctx context.Context) error {
 	}
 	// When the session has just ended, the writer ends what nobody reads.
 	s.spawn(out.readAcks)
-	s.signals.out = out
+	q.out = out
 	return nil
 }
 

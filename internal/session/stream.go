@@ -212,6 +212,11 @@ func (st *Stream) finish(sent chan<- struct{}) {
 	}
 }
 
+// openings are the slots of Dials that wait for yamux's ACK.
+type openings struct{ slots chan struct{} }
+
+func newOpenings() *openings { return &openings{make(chan struct{}, acceptBacklog-4)} }
+
 // Dial connects to a service of the other end. The caller owns the connection,
 // a *Stream. ctx bounds the dialing, not the connection. A no of the other end
 // is a *RefusedError.
@@ -227,8 +232,9 @@ func (s *Session) dial(ctx context.Context, service string) (*Stream, error) {
 	if err := proto.CheckName(service); err != nil {
 		return nil, err
 	}
+	slots := s.opens.get(newOpenings).slots
 	select {
-	case s.opening <- struct{}{}:
+	case slots <- struct{}{}:
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	case <-s.done:
@@ -240,7 +246,7 @@ func (s *Session) dial(ctx context.Context, service string) (*Stream, error) {
 	}
 	result := make(chan opened)
 	if !s.spawn(func() {
-		defer func() { <-s.opening }()
+		defer func() { <-slots }()
 		st, err := s.open(ctx, service)
 		select {
 		case result <- opened{st, err}:
@@ -250,7 +256,7 @@ func (s *Session) dial(ctx context.Context, service string) (*Stream, error) {
 			}
 		}
 	}) {
-		<-s.opening
+		<-slots
 		return nil, s.Err()
 	}
 	select {
