@@ -248,10 +248,10 @@ func (s *Session) endMux() {
 	mux := m.cur
 	m.cond.Broadcast()
 	m.mu.Unlock()
+	_ = s.frames.Close() // first: yamux's reader may be waiting for the lock that its Close holds
 	if mux != nil {
 		_ = mux.Close()
 	}
-	_ = s.frames.Close()
 }
 
 // restSoon lets a session rest a while after its last stream.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/atls-ws/atls-ws/internal/proto"
@@ -25,9 +26,9 @@ var errSignalsEnded = errors.New("signal stream ended")
 // signalSender is the sending side of a session's signals: a signal stream,
 // opened when first needed and closed when idle.
 type signalSender struct {
-	turn   chan struct{} // held to send, so that order is the callers'
-	tokens chan struct{} // taken by what is not acked
-	out    *signalStream // under turn
+	turn   chan struct{}                // held to send, so that order is the callers'
+	tokens chan struct{}                // taken by what is not acked
+	out    atomic.Pointer[signalStream] // set under turn; an ended one is let go of
 }
 
 func newSignalSender() *signalSender {
@@ -169,42 +170,44 @@ func (s *Session) send(ctx context.Context, f outFrame, id [16]byte, w *waiter) 
 		}
 	}
 	for {
-		if q.out == nil {
-			if err := s.openSignals(ctx, q); err != nil {
+		out := q.out.Load()
+		if out == nil {
+			var err error
+			if out, err = s.openSignals(ctx, q); err != nil {
 				q.release(taken)
 				return nil, err
 			}
 		}
-		err := q.out.add(f, id, w)
+		err := out.add(f, id, w)
 		if err == nil {
-			return q.out, nil
+			return out, nil
 		}
 		if !errors.Is(err, errSignalsEnded) {
 			q.release(taken)
 			return nil, err
 		}
-		q.out = nil // it took nothing: a new stream will
+		q.out.CompareAndSwap(out, nil) // it took nothing: a new stream will
 	}
 }
 
 // openSignals opens the signal stream; the caller has the turn.
-func (s *Session) openSignals(ctx context.Context, q *signalSender) error {
+func (s *Session) openSignals(ctx context.Context, q *signalSender) (*signalStream, error) {
 	st, err := s.dial(ctx, proto.ServiceSignals)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	out := &signalStream{
 		q: q, st: st, frames: make(chan outFrame, unackedTokens+8),
 		done: make(chan struct{}), waiting: map[[16]byte]*waiter{},
 	}
+	q.out.Store(out)
 	if !s.spawn(out.write) {
 		_ = st.Close()
-		return s.Err()
+		return nil, s.Err()
 	}
 	// When the session has just ended, the writer ends what nobody reads.
 	s.spawn(out.readAcks)
-	q.out = out
-	return nil
+	return out, nil
 }
 
 // add registers a signal and queues its frame, or none of the two.
@@ -242,6 +245,7 @@ func (o *signalStream) endLocked() {
 		return
 	}
 	o.ended = true
+	o.q.out.CompareAndSwap(o, nil)
 	close(o.done)
 	for id, w := range o.waiting {
 		delete(o.waiting, id)
