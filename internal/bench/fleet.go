@@ -68,7 +68,7 @@ func startChild(o *options, k *keys, stack, scheme string) (*child, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &child{cmd: exec.Command(self, "serve", "-heap", o.heap, stack, scheme)}
+	c := &child{cmd: exec.Command(self, "serve", "-heap", o.heap, "-cpuprofile", o.profile, stack, scheme)}
 	c.cmd.Stderr = os.Stderr
 	if c.in, err = c.cmd.StdinPipe(); err != nil {
 		return nil, err

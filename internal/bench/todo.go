@@ -2,5 +2,4 @@
 
 package main
 
-func wan(*options) error   { return nil }
 func storm(*options) error { return nil }

@@ -390,6 +390,9 @@ type limitedConn struct {
 	left   atomic.Int64
 	arrive arrival // Conn, if it can say what has arrived
 	poll   bool    // reads do not wait; set by who reads
+
+	wrote time.Time     // before ready: when Conn was last written to, zero after an answer
+	rtt   time.Duration // the shortest time to an answer before ready
 }
 
 // arrival is a carrier that can be read without waiting.
@@ -425,7 +428,19 @@ func (c *limitedConn) Read(p []byte) (int, error) {
 	}
 	n, err := c.Conn.Read(p[:min(int64(len(p)), left)])
 	c.left.CompareAndSwap(left, left-int64(n))
+	if took := time.Since(c.wrote); !c.wrote.IsZero() && (c.rtt == 0 || took < c.rtt) {
+		c.rtt = took
+	}
+	c.wrote = time.Time{}
 	return n, err
+}
+
+// Write is noted before ready, when one goroutine reads and writes.
+func (c *limitedConn) Write(p []byte) (int, error) {
+	if c.left.Load() >= 0 {
+		c.wrote = time.Now()
+	}
+	return c.Conn.Write(p)
 }
 
 // errNothingYet is a temporary net.Error, so that crypto/tls reads on after it,

@@ -85,7 +85,7 @@ func (s *Session) yamuxConfig() *yamux.Config {
 		// (GHSA-29qp-crvh-w22m), and fires on a slow link that works. Liveness is
 		// ours: beat.
 		ConnectionWriteTimeout: 24 * time.Hour,
-		MaxStreamWindowSize:    windowSize,
+		MaxStreamWindowSize:    s.window,
 		// Both of these close more than they should: a session for one slow stream,
 		// a half-closed stream that is still in use. Dial and Stream.Close bound it.
 		StreamOpenTimeout:  0,

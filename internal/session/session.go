@@ -40,7 +40,6 @@ const (
 	openTimeout      = 10 * time.Second // for the header of an inbound stream
 	byeWait          = time.Second      // for a peer that was told to go
 	acceptBacklog    = 32               // equal on both ends, yamux assumes it
-	windowSize       = 256 << 10
 )
 
 // Session is an inner TLS connection with streams and signals in it. All
@@ -55,6 +54,7 @@ type Session struct {
 
 	frames *frameConn
 	mux    lazyMux
+	window uint32          // of a stream
 	ctx    context.Context // ends with the session; handlers get it
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -81,7 +81,7 @@ func newSession(cfg *Config, conn *tls.Conn, below *limitedConn, isClient bool, 
 		cfg: cfg, ready: ready, hello: hello,
 		inner: conn, carrier: below.Conn, opened: time.Now(),
 		frames: newFrameConn(conn, below, below.Conn), cancel: cancel,
-		done: make(chan struct{}),
+		done: make(chan struct{}), window: windowFor(below.rtt),
 	}
 	s.ctx = context.WithValue(ctx, contextKey{}, s)
 	s.frames.mayPark = s.mayPark
@@ -275,7 +275,7 @@ func (s *Session) accept(mux *yamux.Session) {
 		s.mux.count()
 		n := int(s.inbound.Add(1))
 		// Over the cap a stream gets a refusal; far over it, a reset.
-		if n > s.cfg.Streams+acceptBacklog || !s.spawn(func() { s.serve(ys, n > s.cfg.Streams) }) {
+		if n > s.streams()+acceptBacklog || !s.spawn(func() { s.serve(ys, n > s.streams()) }) {
 			s.frames.reset(ys.StreamID())
 			s.inbound.Add(-1)
 		}

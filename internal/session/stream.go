@@ -310,7 +310,7 @@ func (s *Session) serve(ys *yamux.Stream, overCap bool) {
 	}
 	st.service = service
 	if overCap {
-		s.refuseStream(st, proto.Answer{Code: proto.Busy, Text: fmt.Sprintf("%d streams are open", s.cfg.Streams)})
+		s.refuseStream(st, proto.Answer{Code: proto.Busy, Text: fmt.Sprintf("%d streams are open", s.streams())})
 		return
 	}
 	if service == proto.ServiceSignals {
