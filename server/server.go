@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
+	"runtime"
 	"sync"
 	"time"
 
@@ -20,7 +22,9 @@ import (
 
 const (
 	byeTimeout   = 2 * time.Second // to tell a session why it is closed
-	retryAfter   = 10 * time.Second
+	retryAfter   = 5 * time.Second // and a random part of retrySpread: a storm must not come again as one
+	retrySpread  = 10 * time.Second
+	turnsPerCore = 2
 	probeTimeout = 30 * time.Second
 	postReady    = 3 // times ReadyTimeout: a flight takes a request, and a box may hold each back
 )
@@ -30,6 +34,7 @@ const (
 type Server struct {
 	cfg      Config
 	session  session.Config
+	turns    *turns
 	registry Registry
 	hosted   *hosted
 	anchors  anchors
@@ -85,8 +90,10 @@ func New(c *Config) (*Server, error) {
 		}
 		s.hosted = h
 	}
+	s.turns = newTurns(turnsPerCore * runtime.GOMAXPROCS(0))
 	s.session = session.Config{
-		TLS: s.cfg.TLS, Mux: s.cfg.Mux, Logger: s.cfg.Logger,
+		Turns: s.turns,
+		TLS:   s.cfg.TLS, Mux: s.cfg.Mux, Logger: s.cfg.Logger,
 		Streams: s.cfg.Limits.Streams, Keepalive: s.cfg.Limits.Keepalive, HTTP: s.hosted != nil, Queue: s.cfg.Queue,
 	}
 	return s, nil
@@ -115,7 +122,16 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer s.leave()
+	if !s.queue(r.Context()) {
+		if r.Context().Err() == nil {
+			unavailable(w)
+		}
+		return
+	}
+	s.turns.Give() // Accept waits for a client that it sends away
 	conn, err := wsconn.Accept(w, r, &wsconn.AcceptOptions{Origins: s.cfg.Origins})
+	s.turns.Take()
+	defer s.turns.Give()
 	if err != nil {
 		s.refused(r.RemoteAddr, fmt.Errorf("carrier: %w", err))
 		return
@@ -126,6 +142,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // servePost is ServeHTTP for a connection that POST requests make.
 func (s *Server) servePost(conn *postconn.Conn, r *http.Request) {
 	defer s.leave()
+	if !s.queue(s.ctx) {
+		_ = conn.Close()
+		return
+	}
+	defer s.turns.Give()
 	if s.serve(conn, r, postReady*s.cfg.Limits.ReadyTimeout) {
 		conn.Established()
 	}
@@ -179,13 +200,26 @@ func (s *Server) enter(w http.ResponseWriter) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed || s.halfOpen >= s.cfg.Limits.HalfOpen || len(s.live)+s.httpPeers >= s.cfg.Limits.Sessions {
-		w.Header().Set("Retry-After", fmt.Sprint(int(retryAfter.Seconds())))
-		http.Error(w, "atls-ws: no room for a further session now", http.StatusServiceUnavailable)
+		unavailable(w)
 		return false
 	}
 	s.halfOpen++
 	s.wg.Add(1)
 	return true
+}
+
+func unavailable(w http.ResponseWriter) {
+	after := retryAfter + rand.N(retrySpread)
+	w.Header().Set("Retry-After", fmt.Sprint(int(after.Seconds())))
+	http.Error(w, "atls-ws: no room for a further session now", http.StatusServiceUnavailable)
+}
+
+// queue waits for the first turn of a handshake, while the device waits too and
+// for half of the time that it has. It returns false when there was none.
+func (s *Server) queue(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.Limits.ReadyTimeout/2)
+	defer cancel()
+	return s.turns.Begin(ctx)
 }
 
 func (s *Server) leave() {

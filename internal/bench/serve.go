@@ -35,6 +35,7 @@ type stat struct {
 	Heap       int64
 	Stack      int64
 	CPU        float64 // seconds so far
+	Refused    int     // handshakes that came to nothing
 	Error      string
 }
 
@@ -42,6 +43,7 @@ type stat struct {
 type fleetServer interface {
 	http.Handler
 	sessions() int
+	refused() int
 	signalAll() error
 	down(n int64) error // sends n bytes to each device
 }
@@ -83,6 +85,7 @@ func serveFleet(o *options) error {
 			err = writeHeap(arg)
 		}
 		st := statNow(s.sessions())
+		st.Refused = s.refused()
 		if err != nil {
 			st.Error = err.Error()
 		}
@@ -152,6 +155,7 @@ type sentKeys struct {
 // ourFleet is atls-ws.
 type ourFleet struct {
 	*server.Server
+	refusals atomic.Int32
 }
 
 func newOurFleet(k *keys) (fleetServer, error) {
@@ -161,8 +165,15 @@ func newOurFleet(k *keys) (fleetServer, error) {
 		return nil, err
 	}
 	go sinkAll(l)
-	s, err := server.New(&server.Config{TLS: k.innerServer(), Mux: mux})
-	return &ourFleet{s}, err
+	s := &ourFleet{}
+	s.Server, err = server.New(&server.Config{TLS: k.innerServer(), Mux: mux, Hooks: server.Hooks{
+		Refused: func(_ string, err error) {
+			if s.refusals.Add(1) == 1 {
+				logf("the server's first failure: %v", err)
+			}
+		},
+	}})
+	return s, err
 }
 
 // sinkAll reads what comes to its end and closes.
@@ -180,6 +191,8 @@ func sinkAll(l interface{ Accept() (net.Conn, error) }) {
 }
 
 func (s *ourFleet) sessions() int { return s.Registry().Len() }
+
+func (s *ourFleet) refused() int { return int(s.refusals.Load()) }
 
 // each calls fn for every device, sixty-four at a time.
 func each[T any](all []T, fn func(T) error) error {
@@ -265,6 +278,8 @@ func (s *naiveFleet) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *naiveFleet) sessions() int { return int(s.n.Load()) }
+
+func (s *naiveFleet) refused() int { return 0 }
 
 func (s *naiveFleet) signalAll() error {
 	return each(s.all, func(mux *yamux.Session) error {

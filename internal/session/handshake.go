@@ -42,15 +42,25 @@ type Config struct {
 	// is, any other as not allowed with its text. It may complete the Hello.
 	Admit func(state tls.ConnectionState, hello *Hello) (device string, err error)
 
+	// Turns, if set, bounds how many handshakes of a server compute at once. Accept
+	// and Session are called in a turn, and let go of it while they wait.
+	Turns Turns
+
 	once   sync.Once
 	shared *Config // completed and tightened, for all sessions of a server
+}
+
+// Turns are handed out to handshakes.
+type Turns interface {
+	Take()
+	Give()
 }
 
 // complete returns a copy with the defaults, and t for TLS.
 func (c *Config) complete(t *tls.Config) *Config {
 	cc := &Config{
 		TLS: t, Mux: c.Mux, Logger: c.Logger, Streams: c.Streams, Keepalive: c.Keepalive,
-		Hello: c.Hello, Applied: c.Applied, Queue: c.Queue, HTTP: c.HTTP, Admit: c.Admit,
+		Hello: c.Hello, Applied: c.Applied, Queue: c.Queue, HTTP: c.HTTP, Admit: c.Admit, Turns: c.Turns,
 	}
 	if cc.Mux == nil {
 		cc.Mux = new(Mux)
@@ -219,6 +229,7 @@ func Accept(ctx context.Context, conn net.Conn, c *Config) (*Inner, error) {
 	}
 	cfg := c.forServer()
 	in := &Inner{cfg: cfg, carrier: conn, limited: newLimitedConn(conn), Admit: cfg.Admit}
+	in.limited.turns = cfg.Turns
 	in.conn = tls.Server(in.limited, cfg.TLS)
 	err := greet(ctx, conn, func() error {
 		if err := in.conn.HandshakeContext(ctx); err != nil {
@@ -391,6 +402,7 @@ type limitedConn struct {
 	arrive arrival // Conn, if it can say what has arrived
 	poll   bool    // reads do not wait; set by who reads
 
+	turns Turns         // before ready: not held while the network is waited for; may be nil
 	wrote time.Time     // before ready: when Conn was last written to, zero after an answer
 	rtt   time.Duration // the shortest time to an answer before ready
 }
@@ -426,6 +438,10 @@ func (c *limitedConn) Read(p []byte) (int, error) {
 	if left == 0 {
 		return 0, fmt.Errorf("more than %d bytes before ready", maxBeforeReady)
 	}
+	if c.turns != nil {
+		c.turns.Give()
+		defer c.turns.Take()
+	}
 	n, err := c.Conn.Read(p[:min(int64(len(p)), left)])
 	c.left.CompareAndSwap(left, left-int64(n))
 	if took := time.Since(c.wrote); !c.wrote.IsZero() && (c.rtt == 0 || took < c.rtt) {
@@ -437,8 +453,13 @@ func (c *limitedConn) Read(p []byte) (int, error) {
 
 // Write is noted before ready, when one goroutine reads and writes.
 func (c *limitedConn) Write(p []byte) (int, error) {
-	if c.left.Load() >= 0 {
-		c.wrote = time.Now()
+	if c.left.Load() < 0 {
+		return c.Conn.Write(p)
+	}
+	c.wrote = time.Now()
+	if c.turns != nil {
+		c.turns.Give()
+		defer c.turns.Take()
 	}
 	return c.Conn.Write(p)
 }
