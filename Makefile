@@ -19,7 +19,7 @@ build: ## build the one binary, bin/atls-ws
 	$(GO) build -trimpath -o bin/atls-ws ./cmd/atls-ws
 
 build-device: ## build what a device needs, bin/atls-ws-device
-	$(GO) build -tags device -trimpath -ldflags "-s -w" -o bin/atls-ws-device ./cmd/atls-ws
+	$(GO) build -tags device,urfave_cli_no_docs -trimpath -ldflags "-s -w" -o bin/atls-ws-device ./cmd/atls-ws
 
 demo: build ## show the whole path: server, middlebox, device, a signal and its ack
 	@bin/atls-ws demo

@@ -13,6 +13,7 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/atls-ws/atls-ws/internal/answer"
+	"github.com/atls-ws/atls-ws/internal/outer"
 )
 
 // AcceptOptions configure Accept. The zero value works.
@@ -21,6 +22,13 @@ type AcceptOptions struct {
 	// (https://app.example). By default a request with an Origin is refused.
 	Origins []string
 }
+
+// Listener wraps the listener below the outer TLS: the records of a message then
+// share one write, which saves a tenth of the CPU of bulk transfers. It is not
+// needed otherwise.
+//
+//	srv.ServeTLS(wsconn.Listener(l), cert, key)
+func Listener(l net.Listener) net.Listener { return outer.BatchListener{Listener: l} }
 
 // Accept answers r in any case: with a WebSocket upgrade, or with a status that
 // says what is wrong. The caller owns the Conn, which outlives the handler. An

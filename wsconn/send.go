@@ -27,6 +27,7 @@ const (
 type sender struct {
 	raw    io.ReadWriteCloser // the hijacked connection, or the body of the 101
 	hard   net.Conn           // the lowest connection we can reach: closing it ends everything at once
+	batch  batch              // hard, if it is one
 	client bool
 	paced  bool // the carrier is TLS
 
@@ -53,6 +54,7 @@ type sender struct {
 
 func newSender(raw io.ReadWriteCloser, hard net.Conn, client, paced bool) *sender {
 	s := &sender{raw: raw, hard: hard, client: client, paced: paced}
+	s.batch, _ = hard.(batch)
 	s.cond.L = &s.mu
 	return s
 }
@@ -168,8 +170,27 @@ func (s *sender) sendLocked(opcode byte, p []byte) {
 	}
 }
 
+// batch is a connection below TLS that gathers records.
+type batch interface {
+	Cork()
+	Uncork() error
+}
+
 // put gives a frame to the carrier.
 func (s *sender) put(p []byte) error {
+	if s.batch == nil || len(p) < smallWrite {
+		return s.records(p)
+	}
+	s.batch.Cork()
+	err := s.records(p)
+	if uerr := s.batch.Uncork(); err == nil {
+		err = uerr
+	}
+	return err
+}
+
+// records writes a frame, small to begin with.
+func (s *sender) records(p []byte) error {
 	if s.paced && len(p) > smallWrite {
 		now := time.Now()
 		if now.Sub(s.last) > pauseAfter {

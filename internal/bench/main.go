@@ -40,6 +40,7 @@ func run(args []string) error {
 	fs.IntVar(&o.devices, "devices", 4000, "devices of a fleet")
 	fs.DurationVar(&o.pause, "pause", minutePlus, "idle time before memory is read")
 	fs.StringVar(&o.only, "only", "", "names of stacks or cases, comma-separated; empty: all")
+	fs.StringVar(&o.cases, "cases", "", "only those whose name has this in it")
 	fs.StringVar(&o.heap, "heap", "", "write heap profiles of the fleet's server, all allocations, to files that begin so")
 	fs.StringVar(&o.profile, "cpuprofile", "", "write a CPU profile of the run; of a fleet, the server's")
 	what, ok := map[string]func(*options) error{

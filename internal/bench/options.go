@@ -22,6 +22,7 @@ type options struct {
 	devices int
 	pause   time.Duration
 	only    string
+	cases   string
 	profile string
 	heap    string
 	args    []string

@@ -23,6 +23,7 @@ import (
 	"github.com/atls-ws/atls-ws/client"
 	"github.com/atls-ws/atls-ws/internal/pki"
 	"github.com/atls-ws/atls-ws/server"
+	"github.com/atls-ws/atls-ws/wsconn"
 )
 
 // A pair is one byte pipe between a device and the cloud.
@@ -227,6 +228,9 @@ func quietYamux() *yamux.Config {
 
 func newWeb(k *keys, secure bool, h http.Handler) *httptest.Server {
 	web := httptest.NewUnstartedServer(h)
+	if _, is := h.(interface{ Registry() *server.Registry }); is {
+		web.Listener = wsconn.Listener(web.Listener)
+	}
 	web.Config.ErrorLog = log.New(io.Discard, "", 0)
 	if os.Getenv("BENCH_HTTP_LOG") != "" {
 		web.Config.ErrorLog = nil

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -22,7 +23,7 @@ func streams(o *options) error {
 	for round := range o.rounds {
 		for _, c := range streamCases(o) {
 			for _, s := range stacks() {
-				if !o.wants(s.name) || c.signals && s.name != ours && s.name != naive {
+				if !o.wants(s.name) || !strings.Contains(c.name, o.cases) || c.signals && s.name != ours && s.name != naive {
 					continue
 				}
 				if err := s.connected(k, nil, func(l *link) error { return c.run(l, r.row(c.name), s.name) }); err != nil {

@@ -24,10 +24,14 @@ func (s *Session) serveSignals(st *Stream) {
 		return
 	}
 	_ = st.SetDeadline(time.Time{})
-	for {
+	defer s.frames.forget(st.ys.StreamID())
+	for first := true; ; first = false {
 		typ, body, err := proto.ReadFrame(st)
 		if err != nil {
 			return
+		}
+		if first { // the peer has had our answer, and with it yamux's
+			s.frames.hurry(st.ys.StreamID())
 		}
 		if err := s.serveFrame(st, typ, body); err != nil {
 			if s.Err() == nil {

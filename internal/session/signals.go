@@ -200,8 +200,10 @@ func (s *Session) openSignals(ctx context.Context, q *signalSender) (*signalStre
 		q: q, st: st, frames: make(chan outFrame, unackedTokens+8),
 		done: make(chan struct{}), waiting: map[[16]byte]*waiter{},
 	}
+	s.frames.hurry(st.ys.StreamID()) // the peer has answered, so it knows the stream
 	q.out.Store(out)
 	if !s.spawn(out.write) {
+		s.frames.forget(st.ys.StreamID())
 		_ = st.Close()
 		return nil, s.Err()
 	}
@@ -255,7 +257,10 @@ func (o *signalStream) endLocked() {
 }
 
 func (o *signalStream) write() {
-	defer func() { _ = o.st.Close() }()
+	defer func() {
+		o.st.session.frames.forget(o.st.ys.StreamID())
+		_ = o.st.Close()
+	}()
 	defer o.end()
 	idle := time.NewTimer(signalsIdle)
 	defer idle.Stop()
