@@ -8,6 +8,8 @@ type Stats struct {
 
 	// Requests that were answered 503, by the limit that was reached.
 	FullHalfOpen, FullSessions uint64
+	// LateTurns are connections for whose handshake there was no turn in time.
+	LateTurns uint64
 	// Draining are those that were answered 503 since Shutdown.
 	Draining uint64
 	// Ended are sessions that Enforce ended, or that did not pass its check.

@@ -20,6 +20,7 @@ var (
 	ErrReplaced = errors.New("a newer session took over")    // of the same device
 	errProtocol = errors.New("peer breaks the mux protocol") // yamux said so
 	errPings    = errors.New("too many pings wait for an answer")
+	errStreamID = errors.New("stream opened with an id of the other end's")
 	errHTTPS    = errors.New("use an http URL: the inner session is the security")
 )
 
