@@ -8,6 +8,7 @@
 //	go run ./internal/bench streams -o docs/bench   # CPU, throughput and latency of both ends
 //	go run ./internal/bench fleet -o docs/bench     # a server process with thousands of devices
 //	go run ./internal/bench wan -o docs/bench       # one stream over a long path
+//	go run ./internal/bench forward -o docs/bench bin/atls-ws
 //	go run ./internal/bench storm -o docs/bench     # thousands of devices that come back at once
 //
 // Each writes a Markdown report, and a picture where one helps.
@@ -29,7 +30,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return fmt.Errorf("say what to measure: streams, fleet, wan or storm")
+		return fmt.Errorf("say what to measure: streams, wan, forward, fleet or storm")
 	}
 	raiseFileLimit()
 	o := &options{}
@@ -44,7 +45,7 @@ func run(args []string) error {
 	fs.StringVar(&o.heap, "heap", "", "write heap profiles of the fleet's server, all allocations, to files that begin so")
 	fs.StringVar(&o.profile, "cpuprofile", "", "write a CPU profile of the run; of a fleet, the server's")
 	what, ok := map[string]func(*options) error{
-		"streams": streams, "fleet": fleet, "wan": wan, "storm": storm, "serve": serveFleet,
+		"streams": streams, "fleet": fleet, "wan": wan, "storm": storm, "forward": forward, "serve": serveFleet,
 	}[args[0]]
 	if !ok {
 		return fmt.Errorf("cannot measure %q", args[0])
