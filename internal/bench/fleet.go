@@ -320,28 +320,28 @@ func (r *report) writeFleet() error {
 		return err
 	}
 	r.o.head(w, "A server with many devices")
-	fmt.Fprintf(w, "A server process of its own with %d sessions over loopback, post-quantum key exchange inside. Per device.\n", r.o.devices)
-	fmt.Fprintf(w, "Memory is what the process holds beyond an empty server, %s after the named event; RSS after the runtime has\n", r.o.pause)
-	fmt.Fprint(w, "returned what is free, \"as it stands\" before. `ws` is behind a terminator that does the outer TLS.\n\n")
-	fmt.Fprint(w, "| stack | state | RSS KiB | as it stands KiB | heap KiB | stack KiB | goroutines |\n|---|---|---:|---:|---:|---:|---:|\n")
+	_, _ = fmt.Fprintf(w, "A server process of its own with %d sessions over loopback, post-quantum key exchange inside. Per device.\n", r.o.devices)
+	_, _ = fmt.Fprintf(w, "Memory is what the process holds beyond an empty server, %s after the named event; RSS after the runtime has\n", r.o.pause)
+	_, _ = fmt.Fprint(w, "returned what is free, \"as it stands\" before. `ws` is behind a terminator that does the outer TLS.\n\n")
+	_, _ = fmt.Fprint(w, "| stack | state | RSS KiB | as it stands KiB | heap KiB | stack KiB | goroutines |\n|---|---|---:|---:|---:|---:|---:|\n")
 	units := []string{"RSS KiB", "as it stands KiB", "heap KiB", "stack KiB", "goroutines"}
 	titles := map[string]string{"fresh": "fresh", "signal": "after one signal", "traffic": "after 256 KiB both ways"}
 	var bars []bar
 	for _, x := range r.rows {
 		for _, phase := range []string{"fresh", "signal", "traffic"} {
-			fmt.Fprintf(w, "| %s | %s |", x.name, titles[phase])
+			_, _ = fmt.Fprintf(w, "| %s | %s |", x.name, titles[phase])
 			for _, u := range units {
-				fmt.Fprintf(w, " %s |", number(x.median(phase, u)))
+				_, _ = fmt.Fprintf(w, " %s |", number(x.median(phase, u)))
 			}
-			fmt.Fprintln(w)
+			_, _ = fmt.Fprintln(w)
 			if v, ok := x.median(phase, "RSS KiB"); ok {
 				bars = append(bars, bar{group: titles[phase], name: x.name, value: v})
 			}
 		}
 	}
-	fmt.Fprint(w, "\n| stack | the server's CPU per connect, ms | and per reconnect, ms |\n|---|---:|---:|\n")
+	_, _ = fmt.Fprint(w, "\n| stack | the server's CPU per connect, ms | and per reconnect, ms |\n|---|---:|---:|\n")
 	for _, x := range r.rows {
-		fmt.Fprintf(w, "| %s | %s | %s |\n", x.name, number(x.median("connect", "CPU ms")), number(x.median("reconnect", "CPU ms")))
+		_, _ = fmt.Fprintf(w, "| %s | %s | %s |\n", x.name, number(x.median("connect", "CPU ms")), number(x.median("reconnect", "CPU ms")))
 	}
 	if err := w.Close(); err != nil {
 		return err

@@ -81,13 +81,13 @@ func forward(o *options) error {
 		return err
 	}
 	o.head(w, "Through the binaries")
-	fmt.Fprint(w, "A TCP connection to a port of `atls-ws device --forward`, over wss, to a service of `atls-ws server`. CPU is that of\n")
-	fmt.Fprintf(w, "both processes, of the relays that of this one with both ends. Medians of %d rounds.\n\n", o.rounds)
-	fmt.Fprintf(w, "| case | unit | %s | %s | ratio |\n|---|---|---:|---:|---:|\n", ways[0].name, ways[1].name)
+	_, _ = fmt.Fprint(w, "A TCP connection to a port of `atls-ws device --forward`, over wss, to a service of `atls-ws server`. CPU is that of\n")
+	_, _ = fmt.Fprintf(w, "both processes, of the relays that of this one with both ends. Medians of %d rounds.\n\n", o.rounds)
+	_, _ = fmt.Fprintf(w, "| case | unit | %s | %s | ratio |\n|---|---|---:|---:|---:|\n", ways[0].name, ways[1].name)
 	for _, x := range r.rows {
 		for _, u := range x.units {
 			ratio, ok := x.ratio(ways[1].name, ways[0].name, u)
-			fmt.Fprintf(w, "| %s | %s | %s | %s | %s |\n", x.name, u, number(x.median(ways[0].name, u)), number(x.median(ways[1].name, u)), number(ratio, ok))
+			_, _ = fmt.Fprintf(w, "| %s | %s | %s | %s | %s |\n", x.name, u, number(x.median(ways[0].name, u)), number(x.median(ways[1].name, u)), number(ratio, ok))
 		}
 	}
 	return w.Close()

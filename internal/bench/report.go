@@ -127,7 +127,7 @@ func (nopCloser) Close() error { return nil }
 
 // head begins a report.
 func (o *options) head(w io.Writer, title string) {
-	fmt.Fprintf(w, "# %s\n\nMade by `%s`, %s, %d cores, %s. The machine has other work too: only\nfigures of the same run can be compared.\n\n",
+	_, _ = fmt.Fprintf(w, "# %s\n\nMade by `%s`, %s, %d cores, %s. The machine has other work too: only\nfigures of the same run can be compared.\n\n",
 		title, o.command, runtime.Version(), runtime.NumCPU(), runtime.GOARCH)
 }
 
@@ -137,24 +137,24 @@ func (r *report) writeStreams() error {
 		return err
 	}
 	r.o.head(w, "CPU, throughput and latency")
-	fmt.Fprintf(w, "Both ends in one process over loopback; medians of %d alternating rounds; CPU is that of both ends.\n\n", r.o.rounds)
+	_, _ = fmt.Fprintf(w, "Both ends in one process over loopback; medians of %d alternating rounds; CPU is that of both ends.\n\n", r.o.rounds)
 	names := []string{rawTCP, double, naive, ours}
-	fmt.Fprintf(w, "| case | unit | %s | %s to %s | to %s |\n|---|---|%s---|---|\n", strings.Join(names, " | "), ours, double, naive, strings.Repeat("---:|", len(names)))
+	_, _ = fmt.Fprintf(w, "| case | unit | %s | %s to %s | to %s |\n|---|---|%s---|---|\n", strings.Join(names, " | "), ours, double, naive, strings.Repeat("---:|", len(names)))
 	for _, x := range r.rows {
 		for _, unit := range x.units {
-			fmt.Fprintf(w, "| %s | %s |", x.name, unit)
+			_, _ = fmt.Fprintf(w, "| %s | %s |", x.name, unit)
 			for _, n := range names {
-				fmt.Fprintf(w, " %s |", number(x.median(n, unit)))
+				_, _ = fmt.Fprintf(w, " %s |", number(x.median(n, unit)))
 			}
 			for _, n := range []string{double, naive} {
 				v, ok := x.ratio(ours, n, unit)
 				if ok {
-					fmt.Fprintf(w, " %.2fx |", v)
+					_, _ = fmt.Fprintf(w, " %.2fx |", v)
 				} else {
-					fmt.Fprint(w, " |")
+					_, _ = fmt.Fprint(w, " |")
 				}
 			}
-			fmt.Fprintln(w)
+			_, _ = fmt.Fprintln(w)
 		}
 	}
 	if err := w.Close(); err != nil {

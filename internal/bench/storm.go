@@ -28,9 +28,9 @@ func storm(o *options) error {
 		return err
 	}
 	o.head(w, "Devices that all come back at once")
-	fmt.Fprintf(w, "%d devices start to dial in the same moment, over wss, with the client's own timeouts and pauses. Devices and server\n", o.devices)
-	fmt.Fprint(w, "share the cores. A wasted handshake is one that the server did for a device that was gone before Ready.\n\n")
-	fmt.Fprint(w, "| half are back | 99 % | all | turned away (503) | other failures | wasted handshakes | server's CPU per device, ms |\n|---:|---:|---:|---:|---:|---:|---:|\n")
+	_, _ = fmt.Fprintf(w, "%d devices start to dial in the same moment, over wss, with the client's own timeouts and pauses. Devices and server\n", o.devices)
+	_, _ = fmt.Fprint(w, "share the cores. A wasted handshake is one that the server did for a device that was gone before Ready.\n\n")
+	_, _ = fmt.Fprint(w, "| half are back | 99 % | all | turned away (503) | other failures | wasted handshakes | server's CPU per device, ms |\n|---:|---:|---:|---:|---:|---:|---:|\n")
 	for range min(o.rounds, 3) {
 		if err := stormOnce(o, k, w); err != nil {
 			return err
@@ -111,7 +111,7 @@ func stormOnce(o *options, k *keys, w io.Writer) error {
 	defer mu.Unlock()
 	slices.Sort(back)
 	at := func(p int) time.Duration { return back[min(len(back)-1, len(back)*p/100)].Round(10 * time.Millisecond) }
-	fmt.Fprintf(w, "| %s | %s | %s | %d | %d | %d | %.2f |\n", at(50), at(99), at(100), turned.Load(), failed.Load(), after.Refused,
+	_, _ = fmt.Fprintf(w, "| %s | %s | %s | %d | %d | %d | %.2f |\n", at(50), at(99), at(100), turned.Load(), failed.Load(), after.Refused,
 		(after.CPU-before.CPU)*1e3/float64(o.devices))
 	return nil
 }

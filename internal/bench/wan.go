@@ -43,12 +43,12 @@ func wan(o *options) error {
 		return err
 	}
 	o.head(w, "One stream over a long path")
-	fmt.Fprintf(w, "A round trip of %s, made by a proxy on loopback that delays and does not limit; the connection is fresh.\n\n", wanRTT)
-	fmt.Fprint(w, "| case | stack | Mbit/s |\n|---|---|---:|\n")
+	_, _ = fmt.Fprintf(w, "A round trip of %s, made by a proxy on loopback that delays and does not limit; the connection is fresh.\n\n", wanRTT)
+	_, _ = fmt.Fprint(w, "| case | stack | Mbit/s |\n|---|---|---:|\n")
 	for _, x := range r.rows {
 		for _, n := range []string{rawTCP, double, naive, ours} {
 			if v, ok := x.median(n, "MiB/s"); ok {
-				fmt.Fprintf(w, "| %s | %s | %.0f |\n", x.name, n, v*(1<<20)*8/1e6)
+				_, _ = fmt.Fprintf(w, "| %s | %s | %.0f |\n", x.name, n, v*(1<<20)*8/1e6)
 			}
 		}
 	}

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"errors"
 	"sync"
 	"time"
 
@@ -171,7 +172,7 @@ func (s *Session) rest() {
 			s.frames.rx.rest = append(s.frames.rx.rest, buf[:n]...)
 			_, _ = s.startLocked()
 			return
-		case err == errNothingYet:
+		case errors.Is(err, errNothingYet):
 			if below.arrive.NotifyArrival(s.rest) {
 				return
 			}
