@@ -102,7 +102,7 @@ func New(c *Config) (*Server, error) {
 		TLS: s.cfg.TLS, Mux: s.cfg.Mux, Logger: s.cfg.Logger,
 		Streams: s.cfg.Limits.Streams, Keepalive: s.cfg.Limits.Keepalive, Queue: s.cfg.Queue,
 		HTTP: ServiceHTTP, Guests: c.Enrollment != nil && c.Enrollment.Token != nil,
-		Authorize: s.cfg.AuthorizeService, Turns: s.turns,
+		Authorize: s.cfg.AuthorizeService, Turns: s.turns, SignalRate: s.cfg.Limits.SignalRate, Limited: s.limited,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("server: %w", err)

@@ -111,7 +111,7 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server, o Options) error 
 		AuthorizeService: d.authorizeService,
 		Limits: server.Limits{
 			Sessions: cfg.Limits.Sessions, HalfOpen: cfg.Limits.HalfOpen, Streams: cfg.Limits.Streams,
-			ReadyTimeout: cfg.Limits.ReadyTimeout, Keepalive: cfg.Limits.Keepalive,
+			SignalRate: cfg.Limits.Signals, ReadyTimeout: cfg.Limits.ReadyTimeout, Keepalive: cfg.Limits.Keepalive,
 		},
 	}
 	if _, taken := cfg.Services[server.ServiceHTTP]; !taken {

@@ -36,6 +36,15 @@ func NewAcceptor(c *Config) (*Acceptor, error) {
 	return a, nil
 }
 
+// SetTicketKeys replaces the keys of session tickets: the first encrypts new
+// ones, all decrypt. Without it they are the Acceptor's own, made anew each day.
+func (a *Acceptor) SetTicketKeys(keys [][32]byte) {
+	a.mux.SetSessionTicketKeys(keys)
+	if a.http != nil {
+		a.http.SetSessionTicketKeys(keys)
+	}
+}
+
 func (a *Acceptor) tls() *tls.Config {
 	if a.http != nil && a.cfg.Mux.listener(a.cfg.HTTP) != nil {
 		return a.http

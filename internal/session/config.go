@@ -32,10 +32,30 @@ type Config struct {
 	// *RefusedError goes to the peer as it is, any other error as not allowed
 	// with its text.
 	Authorize func(ctx context.Context, device, service string) error
+	// SignalRate is how many signals a second are taken from the peer, in a burst
+	// up to so many at once; more wait in its stream's window. 0: no limit.
+	SignalRate int
+	// Limited, if set, is called when a limit was in the way of the peer.
+	Limited func(Limit)
 	// Turns, if set, bounds how many handshakes of a server compute at once.
 	// Acceptor.Accept and Inner.Session are called in a turn, and let go of it
 	// while they wait.
 	Turns Turns
+}
+
+// Limit names a bound on what a peer can cause.
+type Limit string
+
+// The limits that Config.Limited is told of.
+const (
+	LimitStreams Limit = "streams" // a stream was refused
+	LimitSignals Limit = "signals" // a signal had to wait
+)
+
+func (c *Config) limited(l Limit) {
+	if c.Limited != nil {
+		c.Limited(l)
+	}
 }
 
 func (c *Config) complete() *Config {

@@ -1,7 +1,6 @@
 package session
 
 import (
-	"fmt"
 	"net"
 	"sync/atomic"
 	"time"
@@ -57,7 +56,7 @@ func (c *limitedConn) Read(p []byte) (int, error) {
 		return c.Conn.Read(p)
 	}
 	if left == 0 {
-		return 0, fmt.Errorf("more than %d bytes before ready", maxBeforeReady)
+		return 0, ErrBeforeReady
 	}
 	if c.turns != nil {
 		c.turns.Give()

@@ -52,6 +52,9 @@ func (s *Session) serveFrame(st *Stream, typ byte, body []byte) error {
 		if err != nil {
 			return err
 		}
+		if err := s.paceSignal(); err != nil {
+			return err
+		}
 		ack := s.handleOnce(&sig)
 		_ = st.SetWriteDeadline(time.Now().Add(ackWriteTimeout))
 		_, err = st.Write(proto.AppendAck(nil, &ack))

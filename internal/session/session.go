@@ -64,6 +64,7 @@ type Session struct {
 	outbound atomic.Int32 // outbound service streams
 	opens    onFirstUse[openings]
 	signals  onFirstUse[signalSender]
+	paces    onFirstUse[pace] // of the peer's signals
 
 	sealedCount atomic.Uint64 // requests outside, see NextSealed
 
@@ -283,6 +284,9 @@ func (s *Session) accept(mux *yamux.Session) {
 		}
 		s.mux.count()
 		n := int(s.inbound.Add(1))
+		if n > s.streams() {
+			s.cfg.limited(LimitStreams)
+		}
 		// Over the cap a stream gets a refusal; far over it, a reset.
 		if n > s.streams()+acceptBacklog || !s.spawn(func() { s.serve(ys, n > s.streams()) }) {
 			s.reset(ys)
