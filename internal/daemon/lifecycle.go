@@ -154,7 +154,7 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server, o Options) error 
 	if d.pages, err = newPages(d); err != nil {
 		return err
 	}
-	d.admin.http = d.httpServer(ownSocket(d.local(api)))
+	d.admin.http = d.httpServer(ownSocket(d.guard, d.local(api)))
 	d.metrics.registry.MustRegister(&numbers{d})
 	if d.peers != nil {
 		d.peers.answer()

@@ -397,9 +397,10 @@ func (p *pages) onSocket(w http.ResponseWriter, r *http.Request) {
 // the browser of who has brought the socket to a port of his machine: one that
 // sends requests there, or whose own name its DNS leads there. No browser is one
 // without a Host.
-func ownSocket(h http.Handler) http.Handler {
+func ownSocket(guard *access.Guard, h http.Handler) http.Handler {
 	foreign := http.NewCrossOriginProtection()
 	foreign.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		guard.Refused("admin socket", access.OtherSite)
 		http.Error(w, "this request comes from another site", http.StatusForbidden)
 	}))
 	h = foreign.Handler(h)
@@ -409,6 +410,7 @@ func ownSocket(h http.Handler) http.Handler {
 			host = host[:i]
 		}
 		if !slices.Contains([]string{"", "localhost", "127.0.0.1", "[::1]", "admin"}, strings.ToLower(host)) {
+			guard.Refused("admin socket", access.OtherHost)
 			http.Error(w, "this host is not here: open the page as http://localhost:PORT/, and ask the API at http://admin/", http.StatusMisdirectedRequest)
 			return
 		}

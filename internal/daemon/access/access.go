@@ -24,6 +24,8 @@ type Guard struct {
 	file  string
 	rules atomic.Pointer[rules]
 	audit *audit
+	// refusals are written to audit
+	refusals refusals
 	// Observe is told of every record, beside the audit log; nil: nobody. Set it
 	// before the guard decides on anything.
 	Observe func(Record)
@@ -49,6 +51,7 @@ func open(cfg *config.Server, file string, log *slog.Logger, every time.Duration
 		return nil, err
 	}
 	g := &Guard{log: log, file: file, audit: a, reload: make(chan struct{}, 1)}
+	g.refusals.write = a.record
 	g.rules.Store(newRules(cfg))
 	ctx, cancel := context.WithCancel(context.Background())
 	g.stop = cancel
@@ -61,6 +64,7 @@ func open(cfg *config.Server, file string, log *slog.Logger, every time.Duration
 func (g *Guard) Close() {
 	g.stop()
 	g.wg.Wait()
+	g.refusals.close()
 	g.audit.close()
 }
 
