@@ -92,9 +92,10 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server, o Options) error 
 	mux.OnSignal(server.AnySignal, d.fleet.FromDevice)
 	inner := following(&d.reloader.inner)
 	if enroll != nil {
-		// Enrollment makes a pool of its own of the authorities: what changes in
-		// them counts after a restart. It lets in who has no certificate yet, or
-		// one of the factory, and decides on them itself.
+		// Enrollment makes a pool of its own of the authorities: one that is added
+		// counts after a restart, one that is taken out at once. It lets in who has
+		// no certificate yet, or one of the factory, and decides on them itself.
+		d.reloader.factory = enroll.Factory
 		inner = m.inner.Clone()
 		inner.VerifyConnection = d.reloader.verify
 	}
