@@ -66,7 +66,7 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server, o Options) error 
 	if d.sockets, err = systemd.Listeners(); err != nil {
 		return &StartError{err, "in the .socket unit, give one ListenStream each the FileDescriptorName outer or console"}
 	}
-	enroll, err := enrollment(cfg, d.log)
+	enroll, err := enrollment(cfg, m.inner, d.log)
 	if err != nil {
 		return err
 	}
