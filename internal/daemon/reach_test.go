@@ -486,6 +486,9 @@ func TestStrangersAtTheConsoleAreInTheAuditLogAndCounted(t *testing.T) {
 		!strings.Contains(body, `atls_operators_refused_total{reason="no_credentials"} 1`) || !strings.Contains(body, `atls_operators_refused_total{reason="other_site"} 1`) {
 		t.Error(body)
 	}
+	if text := s.log.String(); strings.Contains(text, "wrong-wrong") || strings.Contains(text, "0123456789abcdef") {
+		t.Errorf("a token is in the log:\n%s", text)
+	}
 }
 
 func TestAStrangerAtTheConsoleIsNotWaitedFor(t *testing.T) {
