@@ -34,6 +34,9 @@ func TestInterceptionIsSeenEvenWhereTheOuterCertificateVerifies(t *testing.T) {
 			c.Carrier = carrier
 			sess := s.dial(t, c)
 			got, _ := s.srv.Registry().Get(sess.Device())
+			if curve := sess.ConnectionState().CurveID; curve != tls.X25519MLKEM768 {
+				t.Errorf("the inner key exchange is %v", curve)
+			}
 			if o := got.Hello().Outer; o == nil || !o.Compared || o.Intercepted != intercepted || o.Verified != intercepted {
 				t.Errorf("%s: %+v", sess.Device(), o)
 			}
