@@ -364,6 +364,7 @@ func TestConsoleShowsPagesToOperatorsAlone(t *testing.T) {
 		{nobody, "https://dev.test/metrics", "0123456789abcdef", "403 the server's rules do not let token:ci list devices"},
 		{nobody, "https://dev.test/debug/pprof/", "", "401 "},
 		{browse(new(tls.Certificate)), "https://dev.test/debug/pprof/", "", "404 "},
+		{browse(new(tls.Certificate)), "https://dev.test" + admin.BackupPath, "", "404 "},
 		{nobody, "https://dev.test/v1/devices", "0123456789abcdef", `403 {"state":"refused","code":"not allowed"`},
 		{browse(new(tls.Certificate)), "https://dev.test/v1/devices", "", `200 [{"device":"pump-7"`},
 	} {
