@@ -15,7 +15,7 @@ ARCH ?= $(shell $(GO) env GOARCH)
 SOAK ?= 30m
 NFPM = $(GO) tool -modfile=.ci/nfpm.mod nfpm
 
-.PHONY: help build build-device packages soak demo cluster-demo test race e2e lint fuzz bench fmt clean
+.PHONY: help build build-device packages soak demo cluster-demo test race e2e lint fuzz bench vulncheck fmt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ fuzz: ## run every fuzz target for FUZZTIME (100000x: executions)
 			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg; \
 		done; \
 	done
+
+vulncheck: ## look for known vulnerabilities, where their database is reached (else VULN_REQUIRED=1 fails)
+	@GO="$(GO)" .ci/vulncheck
 
 bench: ## run every benchmark for BENCHTIME (1s)
 	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) $(PKGS)
