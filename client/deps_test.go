@@ -108,7 +108,7 @@ client/outer.go 1
 internal/doctor/doctor.go 1
 internal/doctor/tracks.go 2
 internal/middlebox/intercept.go 1
-internal/session/handshake.go 2
+internal/session/config.go 2
 wsconn/accept.go 1
 `
 

@@ -63,10 +63,26 @@ func table(t *testing.T, text, heading string) (rows []string) {
 	return rows[1:] // the names of the columns
 }
 
+// deviceTags are those of the device's build, which is described in three places.
+func deviceTags(t *testing.T) string {
+	t.Helper()
+	_, tags, ok := strings.Cut(read(t, "../Makefile"), "\nDEVICE_TAGS = ")
+	tags, _, _ = strings.Cut(tags, "\n")
+	if !ok || tags == "" {
+		t.Fatal("the Makefile has no DEVICE_TAGS")
+	}
+	for _, file := range []string{"../packaging/Dockerfile", "../.goreleaser.yaml"} {
+		if !strings.Contains(read(t, file), tags) {
+			t.Errorf("%s does not have the tags %s", file, tags)
+		}
+	}
+	return tags
+}
+
 // DEPENDENCIES.md has every module, where it is, and no other.
 func TestDependenciesAreListed(t *testing.T) {
 	in := map[string]string{}
-	for _, build := range [][2]string{{"server", ""}, {"device", "device"}} { // the second has the last word
+	for _, build := range [][2]string{{"server", ""}, {"device", deviceTags(t)}} { // the second has the last word
 		out := run(t, "list", "-deps", "-tags", build[1], "-f", "{{with .Module}}{{.Path}}{{end}}", "./cmd/atls-ws")
 		for _, path := range strings.Fields(string(out)) {
 			in[path] = build[0]

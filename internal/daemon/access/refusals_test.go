@@ -2,6 +2,7 @@ package access
 
 import (
 	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -9,8 +10,17 @@ import (
 
 func TestRefusalsOfStrangersAreCountedAndBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
 		var got []string
+		take := func() []string {
+			mu.Lock()
+			defer mu.Unlock()
+			defer func() { got = nil }()
+			return got
+		}
 		f := &refusals{write: func(r Record) {
+			mu.Lock()
+			defer mu.Unlock()
 			if r.Time.IsZero() || r.Allowed || r.Who != "nobody" {
 				t.Errorf("%+v", r)
 			}
@@ -18,10 +28,9 @@ func TestRefusalsOfStrangersAreCountedAndBounded(t *testing.T) {
 		}}
 		expect := func(want ...string) {
 			t.Helper()
-			if fmt.Sprint(got) != fmt.Sprint(want) {
+			if got := take(); fmt.Sprint(got) != fmt.Sprint(want) {
 				t.Errorf("%q, want %q", got, want)
 			}
-			got = nil
 		}
 		for port := range 1000 {
 			f.add(Record{Who: "nobody", From: fmt.Sprint("192.0.2.1:", 1024+port), Rule: WrongToken})
@@ -36,10 +45,9 @@ func TestRefusalsOfStrangersAreCountedAndBounded(t *testing.T) {
 		for n := range 5000 {
 			f.add(Record{Who: "nobody", From: fmt.Sprintf("[2001:db8::%x]:1", n), Rule: WrongToken})
 		}
-		if len(got) != refusalSources {
-			t.Errorf("%d lines at once", len(got))
+		if n := len(take()); n != refusalSources {
+			t.Errorf("%d lines at once", n)
 		}
-		got = nil
 		time.Sleep(refusalWindow)
 		synctest.Wait()
 		expect(fmt.Sprintf("other addresses wrong_token %d", 5000-refusalSources))
