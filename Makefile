@@ -29,8 +29,8 @@ build-device: ## build what a device needs, bin/atls-ws-device
 	$(GO) build -tags $(DEVICE_TAGS) -trimpath -ldflags "-s -w" -o bin/atls-ws-device ./cmd/atls-ws
 
 packages: ## build the Debian packages of server and device, bin/*.deb
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.buildVersion=$(PKG_VERSION)" -o bin/atls-ws ./cmd/atls-ws
-	CGO_ENABLED=0 $(GO) build -tags $(DEVICE_TAGS) -trimpath -ldflags "-s -w -X main.buildVersion=$(PKG_VERSION)" -o bin/atls-ws-device ./cmd/atls-ws
+	CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) $(GO) build -trimpath -ldflags "-s -w -X main.buildVersion=$(PKG_VERSION)" -o bin/atls-ws ./cmd/atls-ws
+	CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) $(GO) build -tags $(DEVICE_TAGS) -trimpath -ldflags "-s -w -X main.buildVersion=$(PKG_VERSION)" -o bin/atls-ws-device ./cmd/atls-ws
 	VERSION=$(PKG_VERSION) ARCH=$(ARCH) $(NFPM) package -f packaging/nfpm-server.yaml -p deb -t bin/
 	VERSION=$(PKG_VERSION) ARCH=$(ARCH) $(NFPM) package -f packaging/nfpm-device.yaml -p deb -t bin/
 	@for p in bin/*.deb; do dpkg-deb -c $$p >/dev/null || exit 1; done 2>/dev/null || echo "dpkg-deb is not here: the packages were not looked at"
