@@ -60,7 +60,8 @@ func newConn(tx *sender, head []byte, outer *tls.ConnectionState) *Conn {
 	return c
 }
 
-// ahead reads what net/http read of the first frames.
+// ahead reads what net/http read of the first frames, and then raw: whoever
+// holds it gets on, also when frames has left it.
 type ahead struct {
 	head   []byte
 	frames *frameReader
@@ -68,6 +69,9 @@ type ahead struct {
 }
 
 func (a *ahead) Read(p []byte) (int, error) {
+	if len(a.head) == 0 {
+		return a.raw.Read(p)
+	}
 	n := copy(p, a.head)
 	if a.head = a.head[n:]; len(a.head) == 0 {
 		a.frames.raw = a.raw
