@@ -1,6 +1,7 @@
 package wsconn
 
 import (
+	"encoding/binary"
 	"errors"
 	"io"
 	"net"
@@ -28,5 +29,47 @@ func TestWrongFrameInWhatWasReadAhead(t *testing.T) {
 			}
 			_ = s.Close()
 		}
+	}
+}
+
+// TestWrongFramesAreRefused: by section 5 of the RFC, and told by status.
+func TestWrongFramesAreRefused(t *testing.T) {
+	t.Parallel()
+	const key = "\x00\x00\x00\x00"
+	for _, tt := range []struct {
+		name, send string
+		status     uint16
+	}{
+		{"length in too many bytes", "\x82\xfe\x00\x7d" + key, 1002},
+		{"length in far too many bytes", "\x82\xff\x00\x00\x00\x00\x00\x00\xff\xff" + key, 1002},
+		{"ping of a long form", "\x89\xfe\x00\x00" + key, 1002},
+		{"highest bit of the length", "\x82\xff\x80\x00\x00\x00\x00\x00\x00\x00" + key, 1002},
+		{"largest length", "\x82\xff\x7f\xff\xff\xff\xff\xff\xff\xff" + key, 1009},
+		{"too much in parts", "\x02\x81" + key + "x\x80\xff\x7f\xff\xff\xff\xff\xff\xff\xff" + key, 1009},
+		{"long ping", frame(opPing, strings.Repeat("x", 126)), 1002},
+		{"ping in parts", "\x09\x80" + key, 1002},
+		{"continuation of nothing", frame(opContinuation, "x"), 1002},
+		{"message in a message", "\x02\x81" + key + "x" + frame(opBinary, "y"), 1002},
+		{"close of one byte", frame(opClose, "x"), 1002},
+		{"close of a status that is none", frame(opClose, "\x03\xed"), 1002},
+		{"close of an abnormal end", frame(opClose, "\x03\xee"), 1002},
+		{"close of a TLS failure", frame(opClose, "\x03\xf7"), 1002},
+		{"close of a reserved status", frame(opClose, "\x03\xec"), 1002},
+		{"close of an unknown status", frame(opClose, "\x07\xd0"), 1002},
+		{"close of status 0", frame(opClose, "\x00\x00"), 1002},
+		{"close of status 5000", frame(opClose, "\x13\x88"), 1002},
+		{"close with a reason that is no text", frame(opClose, "\x03\xe8\xff"), 1007},
+		{"close of an application's status", frame(opClose, "\x0f\xa0why"), 4000},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c, br, s := upgraded(t, tt.send)
+			if op, p := readFrame(t, br); op != opClose || len(p) < 2 || binary.BigEndian.Uint16(p) != tt.status {
+				t.Errorf("frame %d %q", op, p)
+			}
+			_ = c.Close()
+			if _, err := io.ReadAll(s); err == nil { // nil is for an orderly end
+				t.Error("it looks like an orderly end")
+			}
+		})
 	}
 }
