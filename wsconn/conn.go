@@ -163,18 +163,19 @@ func (c *Conn) end(err error) {
 	defer close(c.readDone)
 	var wrong *frameError
 	var bye *closeError
-	switch {
+	why := readError(err)
+	if errors.Is(why, io.EOF) {
+		c.tx.fail(errPeerClosed)
+	} else {
+		c.tx.fail(why)
+	}
+	switch { // after no message can be made any more
 	case errors.As(err, &wrong):
 		c.tx.bid(wrong.status, wrong.text)
 	case errors.As(err, &bye):
 		c.tx.bid(bye.status, bye.reason)
 	}
-	err = readError(err)
-	c.rx.fail(err)
-	if errors.Is(err, io.EOF) {
-		err = errPeerClosed
-	}
-	c.tx.fail(err)
+	c.rx.fail(why)
 	if wrong != nil { // unread bytes would make a reset of our close frame
 		bound := time.AfterFunc(lingerTimeout, c.abort)
 		defer bound.Stop()

@@ -1,6 +1,8 @@
 package wsconn
 
 import (
+	"bufio"
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -71,5 +73,107 @@ func TestWrongFramesAreRefused(t *testing.T) {
 				t.Error("it looks like an orderly end")
 			}
 		})
+	}
+}
+
+// carried is a Conn of a server and the other end of what carries it.
+func carried(t *testing.T) (net.Conn, *Conn) {
+	a, b := net.Pipe()
+	c := newConn(newSender(a, a, false, false), nil, nil)
+	t.Cleanup(func() { _ = b.Close(); _ = c.Close() })
+	return b, c
+}
+
+// TestNothingFollowsACloseFrame: RFC 6455 section 5.5.1.
+func TestNothingFollowsACloseFrame(t *testing.T) {
+	t.Parallel()
+	b, c := carried(t)
+	c.rx.mu.Lock() // holds the read loop after it has answered
+	_, _ = io.WriteString(b, frame(opClose, "\x03\xe8"))
+	br := bufio.NewReader(b)
+	if op, _ := readFrame(t, br); op != opClose {
+		t.Fatalf("opcode %d", op)
+	}
+	if n, err := c.Write([]byte("late")); n != 0 || !errors.Is(err, io.ErrClosedPipe) {
+		t.Errorf("%d, %v", n, err)
+	}
+	c.rx.mu.Unlock()
+	if p, err := io.ReadAll(br); len(p) > 0 {
+		t.Errorf("behind the close frame: %q, %v", p, err)
+	}
+}
+
+// pingedOnWrite is a carrier by which a ping arrives whenever something is sent.
+type pingedOnWrite struct {
+	nothing
+	s    *sender
+	then func() // at the first
+	sent []byte // opcodes
+
+	block chan struct{} // what pongs wait for; may be nil
+}
+
+func (c *pingedOnWrite) Write(p []byte) (int, error) {
+	c.sent = append(c.sent, p[0]&15)
+	if p[0]&15 == opPong && c.block != nil {
+		<-c.block
+	}
+	if len(c.sent) <= 1000 {
+		c.s.answer([]byte("ping"))
+	}
+	if len(c.sent) == 1 {
+		c.then()
+	}
+	return len(p), nil
+}
+
+func TestPingsDoNotHoldUpMessages(t *testing.T) {
+	c := &pingedOnWrite{}
+	c.s = newSender(c, nil, false, false)
+	c.then = func() { _, _ = c.s.write([]byte("x")) }
+	c.s.answer(nil)
+	c.s.wait()
+	if at := bytes.IndexByte(c.sent, opBinary); at != 1 {
+		t.Errorf("a message is sent after %d pongs", at)
+	}
+}
+
+func TestUncorkSendsOnlyWhatWasHeldBack(t *testing.T) {
+	c := &pingedOnWrite{}
+	c.s = newSender(c, nil, false, false)
+	c.then = func() {}
+	c.s.cork()
+	_, _ = c.s.write([]byte("x"))
+	c.block = make(chan struct{})
+	c.s.uncork() // would wait for the pongs
+	close(c.block)
+	c.s.wait()
+	if c.sent[0] != opBinary || len(c.sent) < 2 {
+		t.Errorf("sent %d", c.sent[:2])
+	}
+}
+
+func TestCloseSaysWhatWasNotSent(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name, write string
+		lost        bool
+	}{
+		{"all was sent", "", false},
+		{"something was held back", "x", true},
+	} {
+		b, c := carried(t)
+		c.Cork()
+		if _, err := io.WriteString(c, tt.write); err != nil {
+			t.Fatal(err)
+		}
+		_ = b.Close()
+		if _, err := c.Read(make([]byte, 1)); err == nil {
+			t.Fatal("the carrier has ended")
+		}
+		<-c.readDone // the writing direction knows too
+		if err := c.Close(); (err != nil) != tt.lost {
+			t.Errorf("%s: close: %v", tt.name, err)
+		}
 	}
 }
