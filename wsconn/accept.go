@@ -152,6 +152,10 @@ func (h *hijack) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if t, ok := conn.(interface{ NetConn() net.Conn }); ok {
 		hard, secure = t.NetConn(), true
 	}
+	if err := rw.Flush(); err != nil { // a wrapper of net/http's writer may have left the answer there
+		_ = conn.Close()
+		return nil, nil, err
+	}
 	// The server's deadlines were for the request.
 	if err := conn.SetDeadline(time.Time{}); err != nil {
 		_ = conn.Close()

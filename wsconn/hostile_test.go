@@ -3,10 +3,15 @@ package wsconn
 import (
 	"bufio"
 	"bytes"
+	"crypto/sha1"
+	"encoding/base64"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"testing"
@@ -175,5 +180,77 @@ func TestCloseSaysWhatWasNotSent(t *testing.T) {
 		if err := c.Close(); (err != nil) != tt.lost {
 			t.Errorf("%s: close: %v", tt.name, err)
 		}
+	}
+}
+
+// buffered is a ResponseWriter that holds back the answer, as wrappers of
+// net/http's do it.
+type buffered struct {
+	net.Conn
+	header http.Header
+	rw     *bufio.ReadWriter
+}
+
+func (b *buffered) Header() http.Header { return b.header }
+
+func (b *buffered) WriteHeader(status int) {
+	_, _ = fmt.Fprintf(b.rw, "HTTP/1.1 %d x\r\n", status)
+	_ = b.header.Write(b.rw)
+	_, _ = io.WriteString(b.rw, "\r\n")
+}
+
+func (b *buffered) Hijack() (net.Conn, *bufio.ReadWriter, error) { return b.Conn, b.rw, nil }
+
+func TestAnswerThatIsHeldBackGoesOut(t *testing.T) {
+	t.Parallel()
+	a, b := net.Pipe()
+	defer func() { _ = b.Close() }()
+	r := httptest.NewRequest(http.MethodGet, "/", nil)
+	for k, v := range map[string]string{"Connection": "Upgrade", "Upgrade": "websocket", "Sec-Websocket-Version": "13", "Sec-Websocket-Key": "AAAAAAAAAAAAAAAAAAAAAA=="} {
+		r.Header.Set(k, v)
+	}
+	w := &buffered{a, http.Header{}, bufio.NewReadWriter(bufio.NewReader(a), bufio.NewWriter(a))}
+	accepted := make(chan *Conn, 1)
+	go func() {
+		c, err := Accept(w, r, nil)
+		if err != nil {
+			t.Error(err)
+		}
+		accepted <- c
+	}()
+	_ = b.SetReadDeadline(time.Now().Add(5 * time.Second))
+	br := bufio.NewReader(b)
+	if resp, err := http.ReadResponse(br, r); err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
+		t.Errorf("%v %v", resp, err)
+	}
+	c := <-accepted
+	_ = b.Close()
+	if c != nil {
+		_ = c.Close()
+	}
+}
+
+func TestBytesBehindTheUpgradeAnswerAreRead(t *testing.T) {
+	t.Parallel()
+	early := strings.Repeat("early", 1000)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		sum := sha1.Sum([]byte(r.Header.Get("Sec-Websocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return
+		}
+		defer func() { _ = conn.Close() }()
+		_, _ = fmt.Fprintf(conn, "HTTP/1.1 101 x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-Websocket-Accept: %s\r\nSec-Websocket-Protocol: atls.v1\r\n\r\n\x82\x7e%s%s\x88\x00",
+			base64.StdEncoding.EncodeToString(sum[:]), binary.BigEndian.AppendUint16(nil, uint16(len(early))), early)
+		_, _ = io.Copy(io.Discard, conn)
+	}))
+	defer srv.Close()
+	c, err := Dial(t.Context(), srv.URL, dialOptions(srv))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	if got, err := io.ReadAll(c); err != nil || string(got) != early {
+		t.Errorf("%d bytes, %v", len(got), err)
 	}
 }
