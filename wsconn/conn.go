@@ -89,14 +89,15 @@ func (c *Conn) Read(p []byte) (int, error) { return c.rx.read(p) }
 // is busy goes out as one message. A failure to send shows on a later Write.
 func (c *Conn) Write(p []byte) (int, error) { return c.tx.write(p) }
 
-// ReadArrived is Read for what has arrived. It does not wait, and returns 0 and
-// no error when there is nothing.
+// ReadArrived is Read for what has arrived. It does not wait, whatever the
+// deadline, and returns 0 and no error when there is nothing.
 func (c *Conn) ReadArrived(p []byte) (int, error) { return c.rx.readArrived(p) }
 
-// NotifyArrival has fn called once, when something can be read, the end
-// included; it returns false, and does not call fn, when that is so already.
-// fn must not wait: nothing more is received until it returns. A reader who
-// uses this needs no goroutine while nothing comes.
+// NotifyArrival has fn called once, when something can be read, the end and
+// Close included; it returns false, and does not call fn, when that is so
+// already. A later call replaces fn. fn has a goroutine of its own, for which
+// Close does not wait; deadlines do not matter to it. A reader who uses this
+// needs no goroutine while nothing comes.
 func (c *Conn) NotifyArrival(fn func()) bool { return c.rx.notifyArrival(fn) }
 
 // Cork holds back what is written until Uncork, so that it goes out as one

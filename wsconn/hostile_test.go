@@ -14,6 +14,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -252,5 +253,91 @@ func TestBytesBehindTheUpgradeAnswerAreRead(t *testing.T) {
 	defer func() { _ = c.Close() }()
 	if got, err := io.ReadAll(c); err != nil || string(got) != early {
 		t.Errorf("%d bytes, %v", len(got), err)
+	}
+}
+
+// broken is a carrier that takes nothing.
+type broken struct{ nothing }
+
+func (broken) Write([]byte) (int, error) { return 0, errors.New("broken") }
+
+// TestPingBeforeTheEndOfABrokenCarrier: the goroutine for the pong may come late.
+func TestPingBeforeTheEndOfABrokenCarrier(t *testing.T) {
+	a, b := net.Pipe()
+	defer func() { _ = b.Close() }()
+	for range 1000 {
+		s := newSender(broken{}, a, false, false)
+		_, _ = s.write([]byte("x"))
+		s.wait()
+		s.answer([]byte("ping"))
+		s.hangUp()
+		s.wait()
+	}
+}
+
+// TestUseFromAllSidesAtOnce is for the race detector, and ends.
+func TestUseFromAllSidesAtOnce(t *testing.T) {
+	t.Parallel()
+	for _, pair := range []func(testing.TB) (*Conn, *Conn){piped, batched} {
+		for range 20 {
+			var all sync.WaitGroup
+			a, b := pair(t)
+			for i, c := range []*Conn{a, b, a, b} {
+				all.Go(func() {
+					p := make([]byte, 40_000)
+					for {
+						if _, err := c.Write(p); errors.Is(err, os.ErrDeadlineExceeded) {
+							_ = c.SetWriteDeadline(time.Time{})
+						} else if err != nil {
+							return
+						}
+					}
+				})
+				all.Go(func() {
+					p := make([]byte, 10_000)
+					for {
+						if _, err := c.Read(p); errors.Is(err, os.ErrDeadlineExceeded) {
+							_ = c.SetReadDeadline(time.Time{})
+						} else if err != nil {
+							return
+						}
+					}
+				})
+				all.Go(func() {
+					for {
+						c.Cork()
+						_, err := c.Write([]byte("corked"))
+						c.Uncork()
+						if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+							return
+						}
+					}
+				})
+				all.Go(func() {
+					p := make([]byte, 10)
+					for {
+						came := make(chan struct{})
+						if c.NotifyArrival(func() { close(came) }) && i < 2 {
+							select {
+							case <-came:
+							case <-c.readDone:
+							}
+						}
+						if _, err := c.ReadArrived(p); err != nil {
+							return
+						}
+					}
+				})
+				all.Go(func() {
+					for n := range 200 {
+						c.tx.answer([]byte("ping"))
+						_ = c.SetDeadline(time.Now().Add(time.Duration(n%5-2) * time.Millisecond))
+					}
+					_ = c.SetDeadline(time.Time{})
+					_ = c.Close()
+				})
+			}
+			all.Wait()
+		}
 	}
 }

@@ -109,30 +109,25 @@ func (s *sender) uncork() {
 	}
 	s.running = true
 	s.messageLocked()
-	s.running = false
-	if s.pending != nil || s.pong != nil || s.goodbye != nil || s.hangup {
-		s.startLocked()
-	} else {
-		s.cond.Broadcast()
+	if !s.ended && (s.pending != nil || s.pong != nil || s.goodbye != nil || s.hangup) {
+		go s.loop()
+		return
 	}
+	s.restLocked()
 }
 
 func (s *sender) startLocked() {
-	if !s.running {
+	if !s.running && !s.ended {
 		s.running = true
 		go s.loop()
 	}
 }
 
+// loop sends until nothing is left. It is alone: running guards it, and wait
+// waits for it.
 func (s *sender) loop() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.loopLocked()
-}
-
-// loopLocked sends until nothing is left. It is alone: running guards it, and
-// wait waits for it.
-func (s *sender) loopLocked() {
 	for !s.ended {
 		switch {
 		case s.pong != nil:
@@ -154,13 +149,17 @@ func (s *sender) loopLocked() {
 			_ = s.raw.Close() // TLS may have a close_notify to send; Conn bounds it
 			s.mu.Lock()
 		default:
-			s.running = false
-			s.cond.Broadcast()
+			s.restLocked()
 			return
 		}
 	}
-	if s.hangup {
-		s.kill.Stop()
+	s.restLocked()
+}
+
+// restLocked ends the loop, and the carrier if it is to be.
+func (s *sender) restLocked() {
+	if s.ended && s.hangup {
+		s.kill.Stop() // it is there: hangup came before ended
 		_ = s.hard.Close()
 	}
 	s.running = false
