@@ -82,6 +82,31 @@ func TestWrongFramesAreRefused(t *testing.T) {
 	}
 }
 
+// TestErrorsOfAcceptAreShort: they are logged, and anybody can cause them.
+func TestErrorsOfAcceptAreShort(t *testing.T) {
+	long := strings.Repeat("\xff", 100_000)
+	for _, key := range []string{"Sec-Websocket-Key", "Sec-Websocket-Version", "Sec-Websocket-Protocol", "Origin"} {
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		for k, v := range upgrade {
+			r.Header.Set(k, v)
+		}
+		r.Header.Set(key, long)
+		a, b := net.Pipe()
+		go func() { _, _ = io.Copy(io.Discard, b); _ = b.Close() }()
+		_, err := Accept(&buffered{a, http.Header{}, bufio.NewReadWriter(bufio.NewReader(a), bufio.NewWriter(a))}, r, nil)
+		if err == nil || len(err.Error()) > 2000 {
+			t.Errorf("%s: %.100v", key, err)
+		}
+		_ = a.Close()
+	}
+}
+
+// upgrade is the header of a request that is accepted.
+var upgrade = map[string]string{
+	"Connection": "Upgrade", "Upgrade": "websocket",
+	"Sec-Websocket-Version": "13", "Sec-Websocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+}
+
 // carried is a Conn of a server and the other end of what carries it.
 func carried(t *testing.T) (net.Conn, *Conn) {
 	a, b := net.Pipe()
@@ -207,7 +232,7 @@ func TestAnswerThatIsHeldBackGoesOut(t *testing.T) {
 	a, b := net.Pipe()
 	defer func() { _ = b.Close() }()
 	r := httptest.NewRequest(http.MethodGet, "/", nil)
-	for k, v := range map[string]string{"Connection": "Upgrade", "Upgrade": "websocket", "Sec-Websocket-Version": "13", "Sec-Websocket-Key": "AAAAAAAAAAAAAAAAAAAAAA=="} {
+	for k, v := range upgrade {
 		r.Header.Set(k, v)
 	}
 	w := &buffered{a, http.Header{}, bufio.NewReadWriter(bufio.NewReader(a), bufio.NewWriter(a))}
@@ -279,7 +304,7 @@ func TestPingBeforeTheEndOfABrokenCarrier(t *testing.T) {
 func TestUseFromAllSidesAtOnce(t *testing.T) {
 	t.Parallel()
 	for _, pair := range []func(testing.TB) (*Conn, *Conn){piped, batched} {
-		for range 20 {
+		for range 5 {
 			var all sync.WaitGroup
 			a, b := pair(t)
 			for i, c := range []*Conn{a, b, a, b} {
