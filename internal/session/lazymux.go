@@ -59,6 +59,17 @@ func (m *lazyMux) streams() int {
 	return m.cur.NumStreams()
 }
 
+// cut says whether a mux has ended with streams in it. One that went to rest had
+// none, but what came before may be read from those that it had.
+func (m *lazyMux) cut(mux *yamux.Session) bool {
+	if !mux.IsClosed() {
+		return false
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.cur == mux && !m.parked
+}
+
 // muxEnd is the connection of one yamux, which does not own the session's.
 type muxEnd struct {
 	*frameConn

@@ -334,3 +334,27 @@ func TestPingsAreTakenOutOfTheStream(t *testing.T) {
 		}
 	}
 }
+
+// What came before both ends of a stream had closed it may be read at any time,
+// and then comes its end, although the session rests.
+func TestATailIsReadAfterTheSessionRests(t *testing.T) {
+	restBubble(t, func(t *testing.T, e ends) {
+		st, err := dialIn(t, e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := st.Write([]byte("tail")); err != nil {
+			t.Fatal(err)
+		}
+		_ = st.(*Stream).CloseWrite()
+		time.Sleep(10 * time.Minute)
+		if !resting(e.client) {
+			t.Fatal("does not rest")
+		}
+		_ = st.SetReadDeadline(time.Now().Add(time.Minute))
+		time.AfterFunc(2*time.Minute, func() { _ = e.client.Close() }) // what waits for the session's end gets it
+		if b, err := io.ReadAll(st); string(b) != "tail" || err != nil {
+			t.Errorf("%q, %v", b, err)
+		}
+	})
+}

@@ -94,7 +94,7 @@ func (st *Stream) Read(p []byte) (int, error) {
 		return n, nil
 	}
 	if errors.Is(err, io.EOF) && !st.eof {
-		if st.ys.Session().IsClosed() {
+		if st.session.mux.cut(st.ys.Session()) {
 			<-st.session.done          // accept is about to say why
 			return n, st.session.Err() // cut off, not ended
 		}
