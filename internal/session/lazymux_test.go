@@ -358,3 +358,24 @@ func TestATailIsReadAfterTheSessionRests(t *testing.T) {
 		}
 	})
 }
+
+// What breaks the protocol does so behind a good frame too, with a mux and at rest.
+func TestABadFrameBehindAGoodOneEndsTheSession(t *testing.T) {
+	for _, rest := range []time.Duration{0, 10 * time.Minute} {
+		restBubble(t, func(t *testing.T, e ends) {
+			if rest == 0 {
+				if _, err := dialIn(t, e); err != nil {
+					t.Fatal(err)
+				}
+			}
+			time.Sleep(rest)
+			synctest.Wait()
+			bad := append(frame(frameWindow, 0, 1, 0), frame(frameWindow, flagSYN, 2, 0)...) // a stream of the server's
+			e.client.frames.cutIn(append(bad, frame(frameWindow, 0, 1, 0)...))
+			synctest.Wait()
+			if err := e.server.Err(); !errors.Is(err, errStreamID) {
+				t.Errorf("after %s: %v", rest, err)
+			}
+		})
+	}
+}
