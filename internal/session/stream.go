@@ -314,7 +314,7 @@ func (s *Session) serve(ys *yamux.Stream, overCap bool) {
 	}
 	st.service = service
 	if overCap {
-		s.refuseStream(st, proto.Answer{Code: proto.Busy, Text: fmt.Sprintf("%d streams are open", s.streams())})
+		s.refuseStream(st, proto.Answer{Code: proto.Busy, Text: fmt.Sprintf("%d streams are open", s.cfg.streams(s.window))})
 		return
 	}
 	if service == proto.ServiceSignals {

@@ -29,5 +29,8 @@ func windowFor(rtt time.Duration) uint32 {
 	return smallWindow
 }
 
-// streams is how many streams the peer may have open.
-func (s *Session) streams() int { return min(s.cfg.Streams, windowBudget/int(s.window)) }
+// streams is how many streams with such windows the peer may have open.
+func (c *Config) streams(window uint32) int { return min(c.Streams, windowBudget/int(window)) }
+
+// refusals is how many streams more are told so; those have windows too.
+func refusals(window uint32) int { return max(1, acceptBacklog*smallWindow/int(window)) }
