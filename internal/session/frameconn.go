@@ -364,7 +364,7 @@ func (c *frameConn) Close() error {
 		c.tx.broken.Stop()
 	}
 	c.tx.Unlock()
-	bound.Stop()
+	defer bound.Stop() // TLS waits for what it is answering to the peer
 	return c.conn.Close()
 }
 

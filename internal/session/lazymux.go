@@ -30,6 +30,8 @@ type lazyMux struct {
 	last    uint32         // the highest id that cur has given a stream of ours
 	parking bool           // cur's reader is asked to end
 	parked  bool           // and has: cur takes nothing more
+	polling bool           // rest is reading
+	wanted  int            // calls that wait for parking and polling to end
 	ended   bool           // the session has: no yamux is made any more
 
 	pings    uint32 // that were sent as barriers
@@ -52,11 +54,12 @@ func (m *lazyMux) count() {
 // streams is how many there are.
 func (m *lazyMux) streams() int {
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.cur == nil {
+	cur := m.cur
+	m.mu.Unlock()
+	if cur == nil {
 		return 0
 	}
-	return m.cur.NumStreams()
+	return cur.NumStreams()
 }
 
 // cut says whether a mux has ended with streams in it. One that went to rest had
@@ -133,8 +136,10 @@ func (s *Session) startLocked() (*yamux.Session, error) {
 func (s *Session) openStream() (*yamux.Stream, error) {
 	m := &s.mux
 	m.mu.Lock()
-	for m.parking && !m.ended {
+	for (m.parking || m.polling) && !m.ended {
+		m.wanted++
 		m.cond.Wait() // not for long: the reader was woken
+		m.wanted--
 	}
 	mux := m.cur
 	if mux == nil {
@@ -159,24 +164,31 @@ func (s *Session) openStream() (*yamux.Stream, error) {
 
 // rest waits for the peer without a goroutine and without a buffer: the
 // carrier calls it again when something has arrived. Pings are answered; what
-// else comes starts a yamux.
+// else comes starts a yamux. It does not hold the lock while it reads: TLS may
+// have to answer, to a peer that takes nothing.
 func (s *Session) rest() {
 	m := &s.mux
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.cur != nil || m.ended {
-		return // a call from before, and yamux reads now
+	if m.cur != nil || m.polling || m.ended {
+		return // a call from before, and somebody reads
 	}
 	below := s.frames.below
 	if below.arrive == nil { // a carrier that only a goroutine can wait for: yamux's will do
 		_, _ = s.startLocked()
 		return
 	}
-	below.poll = true
+	below.poll, m.polling = true, true
+	defer func() {
+		m.polling = false
+		m.cond.Broadcast()
+	}()
 	buf := flushBuffers.Get().(*[flushBuffer]byte)
 	defer flushBuffers.Put(buf)
-	for {
+	for m.wanted == 0 && !m.ended { // who wants a yamux starts it
+		m.mu.Unlock()
 		n, err := s.frames.receive(buf[:])
+		m.mu.Lock()
 		switch {
 		case n > 0:
 			s.frames.rx.rest = append(s.frames.rx.rest, buf[:n]...)

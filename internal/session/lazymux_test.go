@@ -1,6 +1,7 @@
 package session
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -376,6 +377,75 @@ func TestABadFrameBehindAGoodOneEndsTheSession(t *testing.T) {
 			if err := e.server.Err(); !errors.Is(err, errStreamID) {
 				t.Errorf("after %s: %v", rest, err)
 			}
+		})
+	}
+}
+
+// stuckTLS is inner TLS that answers a peer who takes nothing, with a new key or
+// an alert: neither Read nor Close returns before the carrier is closed.
+type stuckTLS struct {
+	net.Conn
+	closed <-chan struct{}
+}
+
+func (c stuckTLS) Read([]byte) (int, error) {
+	<-c.closed
+	return 0, net.ErrClosed
+}
+
+func (c stuckTLS) Close() error {
+	<-c.closed
+	return nil
+}
+
+// A peer that takes nothing holds up neither its own end nor that of the server.
+func TestASessionThatIsStuckAtRestEnds(t *testing.T) {
+	for name, end := range map[string]func(*testing.T, *Session){
+		"dead": func(t *testing.T, s *Session) {
+			start := time.Now()
+			<-s.Done()
+			if d := time.Since(start); !errors.Is(s.Err(), ErrDead) || d > 110*time.Second {
+				t.Errorf("%v after %s", s.Err(), d)
+			}
+		},
+		"closed": func(t *testing.T, s *Session) {
+			start := time.Now()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			_ = s.CloseBye(ctx, 0, "away")
+			if d := time.Since(start); d > 10*time.Second {
+				t.Errorf("Close took %s", d)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			testCerts()
+			runtime.GC()
+			runtime.GC()
+			synctest.Test(t, func(t *testing.T) {
+				a, b := net.Pipe()
+				link := newCountingConn(b)
+				e := connect(t, newArrivingConn(a), newArrivingConn(link), nil, nil)
+				time.Sleep(10 * time.Minute)
+				e.server.mux.mu.Lock()
+				e.server.frames.tx.Lock()
+				e.server.frames.conn = stuckTLS{e.server.frames.conn, link.closed}
+				e.server.frames.tx.Unlock()
+				e.server.mux.mu.Unlock()
+				e.client.frames.ping(0)
+				synctest.Wait()
+				if e.server.Busy() {
+					t.Error("is busy")
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				if _, err := e.server.Dial(ctx, "none"); !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("dial: %v", err)
+				}
+				end(t, e.server)
+			})
+			runtime.GC()
+			runtime.GC()
 		})
 	}
 }
