@@ -15,6 +15,7 @@ const (
 	frameData     = 0
 	frameWindow   = 1
 	framePing     = 2
+	frameGoAway   = 3
 	flagSYN       = 1
 	flagACK       = 2
 	flagRST       = 8
@@ -58,6 +59,7 @@ type frameConn struct {
 	cork     corker                  // the carrier, if it is one
 	lastRead atomic.Int64            // Unix nanoseconds of the last byte from the peer
 	ponged   atomic.Uint32           // the id of the last ping that was answered
+	away     atomic.Bool             // the peer wants no new streams, of this yamux or a later one
 	mayPark  func(between bool) bool // asked when a Read's deadline has passed
 	streamIDs
 
@@ -266,6 +268,13 @@ func (c *frameConn) flushLocked() {
 		c.tx.running = true
 		go c.flush()
 	}
+}
+
+// quiet says whether nothing waits to be sent.
+func (c *frameConn) quiet() bool {
+	c.tx.Lock()
+	defer c.tx.Unlock()
+	return len(c.tx.buf)+len(c.tx.first)+len(c.tx.extra) == 0
 }
 
 func (c *frameConn) pendingLocked() bool {

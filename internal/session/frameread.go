@@ -144,8 +144,11 @@ func (c *frameConn) filter(p []byte) (int, error) {
 			}
 			continue
 		}
-		if head[1] == frameData {
+		switch {
+		case head[1] == frameData:
 			r.body = value
+		case head[1] == frameGoAway && value == 0:
+			c.away.Store(true)
 		}
 		known, err := c.inward(head)
 		if err != nil {

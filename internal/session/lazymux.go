@@ -134,6 +134,9 @@ func (s *Session) startLocked() (*yamux.Session, error) {
 
 // openStream opens a stream, in a new yamux when the session is at rest.
 func (s *Session) openStream() (*yamux.Stream, error) {
+	if s.frames.away.Load() {
+		return nil, yamux.ErrRemoteGoAway
+	}
 	m := &s.mux
 	m.mu.Lock()
 	for (m.parking || m.polling) && !m.ended {
@@ -231,7 +234,8 @@ func (s *Session) tryRest() (again time.Duration, ping uint32) {
 func (m *lazyMux) busyLocked() bool { return m.opening > 0 || m.cur.NumStreams() > 0 }
 
 // mayPark is asked by yamux's reader when its wait was broken off, and whether
-// that was between two frames.
+// that was between two frames. While something waits to be sent, more may wait in
+// yamux, such as the reset of a stream that it did not take.
 func (s *Session) mayPark(between bool) bool {
 	m := &s.mux
 	m.mu.Lock()
@@ -239,7 +243,7 @@ func (s *Session) mayPark(between bool) bool {
 	if !m.parking || m.ended {
 		return false
 	}
-	if !between || m.busyLocked() {
+	if !between || m.busyLocked() || !s.frames.quiet() {
 		m.parking = false
 		m.cond.Broadcast()
 		return false
@@ -263,9 +267,9 @@ func (s *Session) parked(mux *yamux.Session) bool {
 	s.frames.next(m.last)
 	m.last = 0
 	s.frames.rx.forget()
+	s.frames.stay(false)
 	m.cond.Broadcast()
 	m.mu.Unlock()
-	s.frames.stay(false)
 	s.rest()
 	return true
 }

@@ -449,3 +449,63 @@ func TestASessionThatIsStuckAtRestEnds(t *testing.T) {
 		})
 	}
 }
+
+// What a peer has said about new streams holds after a rest too.
+func TestAGoAwayOutlivesTheMux(t *testing.T) {
+	restBubble(t, func(t *testing.T, e ends) {
+		for range 2 {
+			e.client.frames.cutIn(frame(frameGoAway, 0, 0, 0))
+			time.Sleep(10 * time.Minute)
+			if !resting(e.server) {
+				t.Fatal("does not rest")
+			}
+			if _, err := e.server.Dial(t.Context(), "any"); !errors.Is(err, ErrDraining) {
+				t.Errorf("dial: %v", err)
+			}
+		}
+		if st, err := e.client.Dial(t.Context(), "echo"); err != nil { // the other direction goes on
+			t.Error(err)
+		} else {
+			_ = st.Close()
+		}
+	})
+}
+
+// What waits in yamux to be sent would be lost with it.
+func TestNoRestWhileSomethingWaitsToBeSent(t *testing.T) {
+	testCerts()
+	runtime.GC()
+	runtime.GC()
+	synctest.Test(t, func(t *testing.T) {
+		a, b := net.Pipe()
+		link := newCountingConn(b)
+		mux := new(Mux)
+		echo(t, mux, "echo")
+		e := connect(t, newArrivingConn(a), newArrivingConn(link), nil, &Config{Mux: mux})
+		st, err := dialIn(t, e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = st.Close()
+		for range 4 { // in which a ping is answered
+			synctest.Wait()
+			time.Sleep(2 * time.Second)
+		}
+		release := link.hold()
+		e.server.frames.ping(0) // is being sent
+		synctest.Wait()
+		e.server.frames.ping(0) // waits
+		e.server.beat()
+		synctest.Wait()
+		if resting(e.server) {
+			t.Error("rests with something to send")
+		}
+		release()
+		time.Sleep(10 * time.Minute)
+		if !resting(e.server) {
+			t.Error("does not rest")
+		}
+	})
+	runtime.GC()
+	runtime.GC()
+}
