@@ -16,7 +16,8 @@ const (
 )
 
 // windowFor chooses by the shortest time that the peer took to answer in the
-// handshake: the round trip and some computing. 0 is not known.
+// handshake: the round trip and some computing. 0 is not known. A peer can make
+// it longer, and so the windows as large as the budget lets them be.
 func windowFor(rtt time.Duration) uint32 {
 	switch {
 	case rtt > 40*time.Millisecond:

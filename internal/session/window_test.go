@@ -1,21 +1,43 @@
 package session
 
 import (
+	"bytes"
+	"crypto/tls"
 	"net"
 	"testing"
 	"testing/synctest"
 	"time"
 )
 
-// lateConn is a connection whose answers come late.
-type lateConn struct {
+// farConn is a connection on which what is written is long under way.
+type farConn struct {
 	net.Conn
-	by time.Duration
+	way  time.Duration
+	sent chan parcel
 }
 
-func (c lateConn) Write(p []byte) (int, error) {
-	time.Sleep(c.by)
-	return c.Conn.Write(p)
+type parcel struct {
+	due  time.Time
+	data []byte
+}
+
+func newFarConn(t *testing.T, c net.Conn, way time.Duration) *farConn {
+	f := &farConn{c, way, make(chan parcel, 1000)}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for p := range f.sent {
+			time.Sleep(time.Until(p.due))
+			_, _ = c.Write(p.data)
+		}
+	}()
+	t.Cleanup(func() { close(f.sent); <-done })
+	return f
+}
+
+func (c *farConn) Write(p []byte) (int, error) {
+	c.sent <- parcel{time.Now().Add(c.way), bytes.Clone(p)}
+	return len(p), nil
 }
 
 // slowTurns has one wait for each turn.
@@ -29,12 +51,13 @@ func (slowTurns) Give()   {}
 func TestWindowsFollowTheRoundTrip(t *testing.T) {
 	testCerts()
 	for _, tt := range []struct {
-		late, turn time.Duration
-		window     uint32
-		streams    int
+		way, turn time.Duration // there or back
+		window    uint32
+		streams   int
 	}{
 		{0, 0, smallWindow, DefaultStreams},
-		{30 * time.Millisecond, 0, largeWindow, 64},
+		{6 * time.Millisecond, 0, middleWindow, 128},
+		{15 * time.Millisecond, 0, largeWindow, 64},
 		{time.Second, 0, farWindow, 32},
 		{0, time.Second, smallWindow, DefaultStreams},
 	} {
@@ -44,12 +67,17 @@ func TestWindowsFollowTheRoundTrip(t *testing.T) {
 			if tt.turn > 0 {
 				cfg.Turns = slowTurns(tt.turn)
 			}
-			e := connect(t, lateConn{newArrivingConn(a), tt.late}, newArrivingConn(b), nil, cfg)
+			device := testCerts().clientTLS()
+			device.ClientSessionCache = tls.NewLRUClientSessionCache(1) // a ticket is written before the hello is read
+			e := connect(t, newFarConn(t, newArrivingConn(a), tt.way), newFarConn(t, newArrivingConn(b), tt.way), &Config{TLS: device, Hello: func() (h Hello) {
+				time.Sleep(time.Millisecond) // it arrives a little after the end of the handshake
+				return h
+			}}, cfg)
 			if w := e.server.window; w != tt.window {
-				t.Errorf("%s late, %s for a turn: a window of %d, want %d", tt.late, tt.turn, w, tt.window)
+				t.Errorf("a way of %s, %s for a turn: a window of %d, want %d", tt.way, tt.turn, w, tt.window)
 			}
 			if n := e.client.Ready().Streams; n != tt.streams {
-				t.Errorf("%s late: ready says %d streams, want %d", tt.late, n, tt.streams)
+				t.Errorf("a way of %s: ready says %d streams, want %d", tt.way, n, tt.streams)
 			}
 		})
 	}
