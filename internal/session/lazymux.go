@@ -296,6 +296,11 @@ func (s *Session) endMux() {
 	if mux != nil {
 		_ = mux.Close()
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for m.polling {
+		m.cond.Wait() // not for long: what it reads from is closed
+	}
 }
 
 // restSoon lets a session rest a while after its last stream.
