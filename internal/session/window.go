@@ -5,8 +5,9 @@ import "time"
 // A stream's window is what the peer may send before this end has read it, and
 // so what a round trip can carry. yamux has one size for all streams of a
 // session. The small one is enough for 200 Mbit/s where a round trip takes 8
-// ms, and larger ones cost memory, and CPU for cache misses. What all streams
-// of a session may hold together stays the same: a far device can have fewer.
+// ms, and larger ones cost memory, and CPU for cache misses. All streams of a
+// session may hold windowBudget together, so a far device can have fewer; yamux's
+// buffers double as they grow, which makes it twice that in memory at worst.
 const (
 	smallWindow  = 256 << 10
 	middleWindow = 1 << 20 // to 25 ms
