@@ -34,10 +34,11 @@ var flushBuffers = sync.Pool{New: func() any { return new([flushBuffer]byte) }}
 // and carrier messages. It knows where frames begin, which lets a session ping
 // and reset a stream: yamux has neither a ping that does not wait nor a reset.
 type frameConn struct {
-	conn     net.Conn     // the inner TLS connection
-	carrier  io.Closer    // below it; closing it ends a write that hangs
-	lastRead atomic.Int64 // Unix nanoseconds of the last byte from the peer
-	flushed  chan struct{}
+	conn    net.Conn  // the inner TLS connection
+	carrier io.Closer // below it; closing it ends a write that hangs
+	began   time.Time
+	heard   atomic.Int64 // nanoseconds from began to the last byte from the peer
+	flushed chan struct{}
 
 	tx struct {
 		sync.Mutex
@@ -59,9 +60,8 @@ type frameConn struct {
 }
 
 func newFrameConn(conn net.Conn, carrier io.Closer) *frameConn {
-	c := &frameConn{conn: conn, carrier: carrier, flushed: make(chan struct{})}
+	c := &frameConn{conn: conn, carrier: carrier, began: time.Now(), flushed: make(chan struct{})}
 	c.tx.cond.L = &c.tx
-	c.lastRead.Store(time.Now().UnixNano())
 	go c.flush()
 	return c
 }
@@ -160,8 +160,14 @@ func (c *frameConn) cutInLocked() {
 	c.tx.extra = nil
 }
 
-// ping asks the peer for a sign of life; the answer shows in lastRead.
+// ping asks the peer for a sign of life; the answer shows in silent.
 func (c *frameConn) ping(id uint32) { c.cutIn(frame(framePing, flagSYN, 0, id)) }
+
+// silent is how long nothing has come from the peer. It goes by the monotonic
+// clock: that a device's clock is set, by years perhaps, is not silence.
+func (c *frameConn) silent() time.Duration {
+	return time.Since(c.began) - time.Duration(c.heard.Load())
+}
 
 // reset ends a stream at both ends: the peer gets a reset frame, and yamux on
 // this end reads one as soon as the next frame has arrived.
@@ -212,7 +218,7 @@ func (c *frameConn) Read(p []byte) (int, error) {
 	}
 	n, err := c.conn.Read(p)
 	if n > 0 {
-		c.lastRead.Store(time.Now().UnixNano())
+		c.heard.Store(int64(time.Since(c.began)))
 		c.rx.bounds.pass(p[:n])
 		if c.pingFlood() {
 			return 0, errPings

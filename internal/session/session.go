@@ -293,7 +293,7 @@ func (s *Session) beatIn() time.Duration {
 // beat pings a silent peer and gives up on one silent for too long. Reads
 // count, not writes: bulk data on its way out proves nothing.
 func (s *Session) beat() {
-	silent := time.Since(time.Unix(0, s.frames.lastRead.Load()))
+	silent := s.frames.silent()
 	if silent >= missedPings*s.cfg.Keepalive {
 		s.fail(fmt.Errorf("%w: %s", ErrDead, silent.Round(time.Second)))
 		return
