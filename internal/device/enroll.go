@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/atls-ws/atls-ws/client"
@@ -15,6 +16,16 @@ const (
 	enrollSlowest = 5 * time.Minute
 	enrollTimeout = 2 * time.Minute
 )
+
+// enrolled is enroll, and keeps the certificate renewed beside, until ctx ends.
+func enrolled(ctx context.Context, beside *sync.WaitGroup, cc *client.Config, cfg *config.Device, o Options) error {
+	e, err := enroll(ctx, cc, cfg, o)
+	if err != nil {
+		return err
+	}
+	beside.Go(func() { _ = e.Keep(ctx) })
+	return nil
+}
 
 // enroll reads the device's certificate or gets it from the server, trying again
 // until ctx ends, and lets cc's sessions have it. With Once, and where trying
