@@ -23,7 +23,9 @@ func (c *Client) Run(ctx context.Context) error {
 	defer looking.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	looking.Go(func() { n.run(ctx) })
+	if !c.config().Stationary {
+		looking.Go(func() { n.run(ctx) })
+	}
 	var b backoff
 	for {
 		select {
