@@ -148,6 +148,24 @@ func TestPauseEndsEarly(t *testing.T) {
 	}
 }
 
+func TestWaitEndsEarly(t *testing.T) {
+	for _, tc := range []struct {
+		added bool
+		want  time.Duration
+	}{{false, time.Minute}, {true, 4 * lookEvery}} {
+		synctest.Test(t, func(t *testing.T) {
+			w := new(world)
+			began := time.Now()
+			if tc.added {
+				time.AfterFunc(3*lookEvery+1, func() { w.set(0, "10.0.0.2/24") })
+			}
+			if early, err := w.notice().wait(t.Context(), time.Minute); err != nil || early != tc.added || time.Since(began) != tc.want {
+				t.Errorf("early %v after %s, %v", early, time.Since(began), err)
+			}
+		})
+	}
+}
+
 // TestAddressesAreOfThisMachine, and none of them is loopback.
 func TestAddressesAreOfThisMachine(t *testing.T) {
 	if a := addresses(); slices.ContainsFunc(a, func(s string) bool { return strings.HasPrefix(s, "127.") || s == "::1/128" }) {

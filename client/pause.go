@@ -40,6 +40,34 @@ func (c *Client) pause(ctx context.Context, d, soonest time.Duration, b *backoff
 	}
 }
 
+// Wait waits for d, or less when the machine wakes up or gets an address: early
+// then says so. It is for who tries again by himself, as Run does; one who was told
+// when to come back waits with a timer.
+func Wait(ctx context.Context, d time.Duration) (early bool, err error) {
+	return newNotice().wait(ctx, d)
+}
+
+func (n *notice) wait(ctx context.Context, d time.Duration) (early bool, err error) {
+	looking, stop := context.WithCancel(ctx)
+	done := make(chan struct{})
+	defer func() { stop(); <-done }()
+	go func() { defer close(done); n.run(looking) }()
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	for {
+		select {
+		case <-timer.C:
+			return false, nil
+		case <-ctx.Done():
+			return false, ctx.Err()
+		case e := <-n.events:
+			if e.slept > 0 || len(e.added) > 0 {
+				return true, nil
+			}
+		}
+	}
+}
+
 // doubt asks the server for a sign of life after something was noticed while a
 // session is up.
 func (l *life) doubt(e event) {

@@ -10,7 +10,7 @@ import (
 )
 
 // keepAgain is how often what could not be kept is tried again.
-const keepAgain = 30 * time.Second
+const keepAgain = 10 * time.Second
 
 // keeper writes what the state directory keeps, says once that it cannot, and
 // tries until it can.
