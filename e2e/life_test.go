@@ -30,7 +30,7 @@ func TestDeviceThatSlept(t *testing.T) {
 	eventually(t, func() string { return "still connected" }, func() bool {
 		return strings.TrimSpace(string(must(t, nil, "devices", "--json", "--admin", s.admin()))) == "[]"
 	})
-	run(t, strings.NewReader("once\n"), "push", "--admin", s.admin(), deviceID, "note", "-").fails(t, 1, "queued")
+	must(t, strings.NewReader("once\n"), "push", "--no-wait", "--admin", s.admin(), deviceID, "note", "-")
 	for range 2 { // each waits for five seconds
 		run(t, nil, "device", "status", "--state", state).fails(t, 1, "does not answer", "stopped")
 	}
