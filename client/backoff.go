@@ -20,9 +20,21 @@ const (
 
 // backoff says how long to wait before the next try: full jitter from one
 // second to five minutes, doubling.
-type backoff struct{ tries int }
+type backoff struct {
+	tries   int
+	renewed time.Time
+}
 
 func (b *backoff) reset() { b.tries = 0 }
+
+// renew says whether an event may begin the backoff anew: once a minute.
+func (b *backoff) renew(now time.Time) bool {
+	if !b.renewed.IsZero() && now.Sub(b.renewed) < healthyAfter {
+		return false
+	}
+	b.renewed = now
+	return true
+}
 
 // next is the pause after err.
 func (b *backoff) next(err error) time.Duration {

@@ -16,6 +16,7 @@ import (
 type Client struct {
 	paths   paths
 	updated chan struct{}
+	notice  *notice
 
 	mu      sync.Mutex
 	cfg     *Config // replaced as a whole
@@ -29,7 +30,7 @@ func New(c *Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Client{cfg: cfg, up: make(chan struct{}), updated: make(chan struct{}, 1)}, nil
+	return &Client{cfg: cfg, up: make(chan struct{}), updated: make(chan struct{}, 1), notice: newNotice()}, nil
 }
 
 func (c *Client) set(s *Session) {

@@ -104,6 +104,9 @@ type Config struct {
 	Applied *Applied
 	// Software names the program in the server's list of devices.
 	Software string
+	// Stationary says that the machine neither sleeps nor moves: Run looks for
+	// neither. It is for many clients in one process.
+	Stationary bool
 	// Logger gets one line per session life; nil is silence.
 	Logger *slog.Logger
 	// OnConnect is called by Run after a session is ready, before it is used.

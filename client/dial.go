@@ -111,7 +111,7 @@ func (d *dialer) dial(ctx context.Context, kind Carrier) (*Session, error) {
 		d.cfg.Logger.Info("outer certificate", "subject", r.Chain[0].Subject, "issuer", r.Chain[0].Issuer, "verified", r.Verified, "sha256", r.Chain[0].SHA256)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("carrier: %w", err)
+		return nil, fmt.Errorf("carrier: %w", d.hop.lookups.blame(err))
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, readyTimeout, timeoutError(fmt.Sprintf("no ready within %s", readyTimeout)))
 	defer cancel()
@@ -126,7 +126,8 @@ func (d *dialer) dial(ctx context.Context, kind Carrier) (*Session, error) {
 	})
 	// To open a POST carrier takes no I/O, and it has an address with its first answer.
 	if _, answered := conn.LocalAddr().(*net.TCPAddr); !answered && kind == CarrierPOST && errors.Is(err, context.DeadlineExceeded) {
-		return nil, fmt.Errorf("carrier: %w", &CarrierError{Op: "post", Err: timeoutError("no answer in time")})
+		err = d.hop.lookups.blame(&CarrierError{Op: "post", Err: timeoutError("no answer in time")})
+		return nil, fmt.Errorf("carrier: %w", err)
 	}
 	return s, err
 }

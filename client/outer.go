@@ -70,6 +70,7 @@ type hop struct {
 	host    string
 	now     func() time.Time // the clock by which the inner certificates are judged
 	withDER bool             // report the certificates themselves even when they verify
+	lookups lookups
 
 	mu     sync.Mutex
 	report *OuterReport // of the latest TLS connection; nil over plain HTTP
@@ -80,7 +81,7 @@ func newHop(c *Config) *hop {
 	if h.now == nil {
 		h.now = time.Now
 	}
-	h.Hop = outer.New(outer.Options{Proxy: c.Proxy, TLS: &tls.Config{
+	h.Hop = outer.New(outer.Options{Proxy: c.Proxy, DialContext: h.lookups.dial, TLS: &tls.Config{
 		MinVersion: tls.VersionTLS12, // middleboxes of section 9 of the design speak 1.2
 		RootCAs:    c.Outer.Roots,
 		// What the chain is worth is decided and recorded in verify. Post-quantum

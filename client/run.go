@@ -12,9 +12,20 @@ import (
 // until ctx ends. It then closes the session and returns ctx's error; nothing
 // of the client still runs. Only one Run at a time.
 //
+// A pause ends early when the machine wakes up or gets another address, and a
+// session that is up is then asked for a sign of life at once.
+//
 // With CarrierAuto a network in which POST was what worked is remembered for an
 // hour at most; WebSocket is tried again meanwhile, and the session moves to it.
 func (c *Client) Run(ctx context.Context) error {
+	n := c.notice
+	var looking sync.WaitGroup
+	defer looking.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if !c.config().Stationary {
+		looking.Go(func() { n.run(ctx) })
+	}
 	var b backoff
 	for {
 		select {
@@ -22,40 +33,40 @@ func (c *Client) Run(ctx context.Context) error {
 		default:
 		}
 		started, cfg := time.Now(), c.config()
-		retry, err := c.once(ctx, cfg)
+		lived, retry, err := c.once(ctx, cfg)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if time.Since(started) >= healthyAfter {
+		if time.Since(started) >= healthyAfter || n.lately() && b.renew(time.Now()) {
 			b.reset()
 		}
+		soonest := retry // what a draining server asked for
 		if retry < 0 {
 			retry = b.next(err)
+			soonest = min(retryAfter(err), maxRetryWait)
 		}
-		cfg.Logger.Warn("session ended", "err", err, "retry_in", retry.Round(time.Millisecond).String())
+		said := "no session"
+		if lived {
+			said = "session ended"
+		}
+		cfg.Logger.Warn(said, "err", err, "retry_in", retry.Round(time.Millisecond).String())
 		if cfg.OnDisconnect != nil {
 			cfg.OnDisconnect(err, retry)
 		}
-		timer := time.NewTimer(retry)
-		select {
-		case <-timer.C:
-		case <-c.updated:
-			timer.Stop()
-		case <-ctx.Done():
-			timer.Stop()
-			return ctx.Err()
+		if err := c.pause(ctx, retry, soonest, &b, n); err != nil {
+			return err
 		}
 	}
 }
 
-// once makes a session and lives with it until its end. A retry of 0 or more
-// is what a draining server asked for.
-func (c *Client) once(ctx context.Context, cfg *Config) (retry time.Duration, err error) {
+// once makes a session and lives with it until its end; lived says that there
+// was one. A retry of 0 or more is what a draining server asked for.
+func (c *Client) once(ctx context.Context, cfg *Config) (lived bool, retry time.Duration, err error) {
 	l := &life{c: c, cfg: cfg, attempt: rand.Text(), network: network(ctx, cfg)}
 	first := c.paths.first(l.network)
 	s, err := connect(ctx, cfg, first, l.attempt)
 	if err != nil {
-		return -1, err
+		return false, -1, err
 	}
 	defer l.wg.Wait()
 	ctx, cancel := context.WithCancel(ctx)
@@ -80,11 +91,14 @@ func (c *Client) once(ctx context.Context, cfg *Config) (retry time.Duration, er
 			l.wg.Go(func() { retire(ctx, old) })
 		case <-l.s.Done():
 			l.learn()
-			return -1, l.s.Err()
+			return true, -1, l.s.Err()
 		case <-ctx.Done():
-			return -1, ctx.Err()
+			return true, -1, ctx.Err()
+		case e := <-c.notice.events:
+			l.doubt(e)
 		case <-l.s.Drained():
-			return l.drained(ctx)
+			retry, err := l.drained(ctx)
+			return true, retry, err
 		}
 	}
 }
@@ -120,6 +134,7 @@ func (l *life) learn() {
 	refused := (*RefusedError)(nil)
 	switch err := l.s.Err(); {
 	case errors.As(err, &refused): // the server's word came through
+	case l.c.notice.lately(): // no box's doing
 	case errors.Is(err, ErrDead), errors.Is(err, ErrPeerGone) && !errors.Is(err, ErrReplaced) && time.Since(l.s.Opened()) < healthyAfter:
 		l.c.paths.gaveUp(l.network)
 	case time.Since(l.s.Opened()) >= healthyAfter:

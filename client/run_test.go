@@ -130,6 +130,12 @@ func (s *testSite) run(again time.Duration) *Client {
 		s.t.Fatal(err)
 	}
 	c.paths.again = again
+	s.runs(c)
+	return c
+}
+
+// runs runs a client until the test ends.
+func (s *testSite) runs(c *Client) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- c.Run(ctx) }()
@@ -142,7 +148,6 @@ func (s *testSite) run(again time.Duration) *Client {
 			s.t.Error("a session is left")
 		}
 	})
-	return c
 }
 
 // over waits until the client has a session over a carrier, that is not old.

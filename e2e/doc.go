@@ -1,7 +1,8 @@
 // Package e2e runs the built binary against real middleboxes and proxies:
 // mitmproxy, squid, nginx, haproxy, tinyproxy and microsocks; against boxes of
 // its own that are worse; against peers that misbehave; against peers in C, Java
-// and Python (the folder peers), which it builds; and with a browser. Its tests
+// and Python (the folder peers), which it builds; with a browser; and on machines whose
+// network, DNS and disk fail, made of namespaces, which only root can do. Its tests
 // have the build tag e2e:
 //
 //	go test -tags e2e ./e2e

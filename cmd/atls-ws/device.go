@@ -1,15 +1,12 @@
 package main
 
 import (
-	"errors"
 	"os"
 	"os/signal"
 	"syscall"
-	"time"
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/atls-ws/atls-ws/client"
 	"github.com/atls-ws/atls-ws/internal/config"
 	"github.com/atls-ws/atls-ws/internal/device"
 )
@@ -69,13 +66,9 @@ func runDevice(c *cli.Context) error {
 	defer signal.Stop(reload)
 	err = device.Run(c.Context, cfg, device.Options{
 		Logger: log, Software: "atls-ws/" + version(), Once: c.Bool("once"), ConfigFile: c.String("config"), Reload: reload,
-		Load:    func() (*config.Device, error) { return deviceConfig(c) },
-		Explain: func(err error) (string, string) { return words(explain(err, cfg)) },
-		OnDisconnect: func(err error, _ time.Duration) {
-			if message, next := words(explain(err, cfg)); next != "" && !errors.Is(err, client.ErrDraining) {
-				log.Warn("not connected", "reason", message, "next", next)
-			}
-		},
+		Load:         func() (*config.Device, error) { return deviceConfig(c) },
+		Explain:      func(err error) (string, string) { return words(explain(err, cfg)) },
+		OnDisconnect: (&complaint{log: log, explain: func(err error) (string, string) { return words(explain(err, cfg)) }}).say,
 	})
 	return explain(err, cfg)
 }

@@ -53,6 +53,9 @@ func runDeviceStatus(c *cli.Context) error {
 	if errors.Is(err, device.ErrNotRunning) {
 		return withNext(err, "start it, with --state "+dir+"; as a service: systemctl start atls-ws-device, and journalctl -u atls-ws-device says why it ended")
 	}
+	if errors.Is(err, device.ErrNoAnswer) {
+		return withNext(err, "it is stopped (kill -CONT lets it go on), or hangs on a disk or a lack of memory: look at its log and at dmesg, then start it anew")
+	}
 	if err != nil {
 		return withNext(err, "run this as the user of the device, or as root")
 	}
@@ -104,6 +107,9 @@ func printStatus(c *cli.Context, s *device.Status) error {
 	}
 	if !s.CertificateEnd.IsZero() {
 		row("certificate", "until %s", s.CertificateEnd.Format(time.DateOnly))
+	}
+	if s.StateError != "" {
+		row("state", "not kept since %s: %s", ago(s.StateSince), cell(s.StateError))
 	}
 	if s.ClockNotSet {
 		row("clock", "not set: certificates are judged by a later time that has passed for certain")

@@ -158,7 +158,7 @@ func explainCarrier(err error, up *client.CarrierError, cfg *config.Device) erro
 	case errors.As(err, &record), strings.Contains(text, "HTTP response to HTTPS client"):
 		return say("what answers does not speak TLS", "check the port, or begin the URL with http:// where nothing terminates TLS")
 	case errors.As(err, &dns):
-		return say("the server's name is not found", "check the host in "+cfg.URL+", and this device's DNS")
+		return explainDNS(dns, up, cfg)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return say("nothing listens at "+cfg.URL, "check host and port, and that the server runs")
 	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
@@ -191,6 +191,22 @@ func explainCarrier(err error, up *client.CarrierError, cfg *config.Device) erro
 		return say("a proxy answers, but the server behind it does not", "check that the server runs where the proxy looks for it")
 	}
 	return say("the "+up.Op+" is refused", "check that "+cfg.URL+" leads to an atls-ws server")
+}
+
+// explainDNS is about a name that leads nowhere, the server's or a proxy's. It
+// may be about to: a device whose network comes up, or whose router starts, tries
+// again as after any other failure.
+func explainDNS(dns *net.DNSError, up *client.CarrierError, cfg *config.Device) error {
+	say := func(what, next string) error { return withNext(fmt.Errorf("%s: %w", what, rootCause(up, up)), next) }
+	switch {
+	case errors.Is(dns, syscall.ENETUNREACH), errors.Is(dns, syscall.EHOSTUNREACH), strings.Contains(dns.Err, "unreachable"):
+		return say("there is no network to ask DNS over", "check this device's cable or radio, and its address")
+	case dns.IsNotFound:
+		return say("the server's name is not found", "check the host in "+cfg.URL+", and this device's DNS: another network's may know it")
+	case dns.IsTimeout:
+		return say("DNS does not answer", "check this device's DNS servers (/etc/resolv.conf), and that a firewall lets it ask them")
+	}
+	return say("DNS has no answer for the server's name", "wait a moment: its DNS servers, or those of the name, have a fault of their own; if it stays, name others in /etc/resolv.conf")
 }
 
 // rootCause leaves out the layers of HTTP where they say nothing.

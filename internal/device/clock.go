@@ -93,9 +93,6 @@ func (c *clock) say(log *slog.Logger) {
 
 // noteTime keeps the time that a server told, for a start without a clock.
 func noteTime(dir string, t time.Time) error {
-	if dir == "" || t.IsZero() {
-		return nil
-	}
 	path := filepath.Join(dir, clockFile)
 	if info, err := os.Stat(path); err == nil && !t.After(info.ModTime()) {
 		return nil

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/atls-ws/atls-ws/client"
@@ -45,11 +46,15 @@ func Run(ctx context.Context, cfg *config.Device, o Options) error {
 	clock := newClock(cfg, time.Now)
 	clock.say(o.Logger)
 	cfg.SetClock(clock.Now)
+	state, err := openState(cfg.State, o.Logger)
+	if err != nil {
+		return err
+	}
 	cc, err := clientConfig(cfg, o)
 	if err != nil {
 		return err
 	}
-	cc.Streams = cfg.Limits.Streams
+	cc.Streams, cc.Applied = cfg.Limits.Streams, state.applied
 	handleSignals(cc.Mux, cfg, o.Logger)
 	services, err := expose.Start(cc.Mux, cfg.Services, expose.Options{
 		Logger: o.Logger, Limits: &limit.Peers{Rate: cfg.Limits.Rate, Each: cfg.Limits.StreamRate},
@@ -60,53 +65,66 @@ func Run(ctx context.Context, cfg *config.Device, o Options) error {
 	defer services.Close()
 	var f forwards
 	defer f.wait()
+	var beside sync.WaitGroup
+	defer beside.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	if cfg.Enroll.On {
-		e, err := enroll(ctx, cc, cfg, o)
-		if err != nil {
-			return stopped(ctx, err)
-		}
-		var keeping sync.WaitGroup
-		keeping.Go(func() { _ = e.Keep(ctx) })
-		defer keeping.Wait()
-		defer cancel()
-	}
 	if o.Once {
+		if cfg.Enroll.On {
+			if err := enrolled(ctx, &beside, cc, cfg, o); err != nil {
+				return stopped(ctx, err)
+			}
+		}
 		return once(ctx, cc, &f, cfg.Forwards)
 	}
-	status := newStatus(o, cfg.URL, cfg.State, clock)
+	status := newStatus(o, cfg.URL, state, clock)
+	status.listen(ctx)
+	defer status.close()
+	told := o.OnDisconnect
+	o.OnDisconnect = func(err error, retry time.Duration) {
+		status.disconnected(err, retry)
+		_ = systemd.Notify(systemd.Status("not connected: " + status.get().LastError))
+		if told != nil {
+			told(err, retry)
+		}
+	}
+	beside.Go(func() { state.run(ctx) })
+	var running atomic.Pointer[client.Client]
+	beside.Go(func() {
+		systemd.Feed(ctx, func() error {
+			_ = status.get()
+			if c := running.Load(); c != nil {
+				_ = c.Session()
+			}
+			return nil
+		})
+	})
+	// It is up before it has a certificate: that may take as long as a server is away.
+	_ = systemd.Notify(systemd.Ready)
+	defer func() { _ = systemd.Notify(systemd.Stopping) }()
+	if cfg.Enroll.On {
+		if err := enrolled(ctx, &beside, cc, cfg, o); err != nil {
+			return stopped(ctx, err)
+		}
+	}
 	cc.OnConnect = func(s *client.Session) {
 		status.connected(s)
 		_ = systemd.Notify(systemd.Status("connected as " + s.Device() + " over " + s.Hello().Carrier))
 	}
-	cc.OnDisconnect = func(err error, retry time.Duration) {
-		status.disconnected(err, retry)
-		_ = systemd.Notify(systemd.Status("not connected: " + status.get().LastError))
-		if o.OnDisconnect != nil {
-			o.OnDisconnect(err, retry)
-		}
-	}
+	cc.OnDisconnect = o.OnDisconnect
 	c, err := client.New(cc)
 	if err != nil {
 		return err
 	}
+	running.Store(c)
 	if err := f.listen(ctx, cfg.Forwards, c.Dial, o.Logger); err != nil {
 		return err
 	}
 	f.serve(ctx, o.Logger)
 	r := &reloader{cfg: cfg, o: o, client: c, mux: cc.Mux, services: services, status: status, clock: clock}
 	r.note()
-	status.listen(ctx)
-	defer status.close()
-	var beside sync.WaitGroup
-	defer beside.Wait()
-	defer cancel()
 	beside.Go(func() { r.run(ctx) })
 	beside.Go(func() { r.warnOfExpiry(ctx, cfg) })
-	beside.Go(func() { systemd.Feed(ctx, func() error { _ = c.Session(); return nil }) })
-	_ = systemd.Notify(systemd.Ready)
-	defer func() { _ = systemd.Notify(systemd.Stopping) }()
 	return stopped(ctx, c.Run(ctx))
 }
 
@@ -151,11 +169,7 @@ func clientConfig(cfg *config.Device, o Options) (*client.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	applied, err := loadApplied(cfg.State)
-	if err != nil {
-		return nil, err
-	}
-	cc.Outer, cc.Mux, cc.Applied = outer, new(client.Mux), applied
+	cc.Outer, cc.Mux = outer, new(client.Mux)
 	return cc, nil
 }
 

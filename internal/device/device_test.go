@@ -43,6 +43,12 @@ func (l *lines) has(words string) bool {
 	return bytes.Contains(l.b.Bytes(), []byte(words))
 }
 
+func (l *lines) count(words string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return bytes.Count(l.b.Bytes(), []byte(words))
+}
+
 func check(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {

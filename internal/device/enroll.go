@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/atls-ws/atls-ws/client"
@@ -15,6 +16,16 @@ const (
 	enrollSlowest = 5 * time.Minute
 	enrollTimeout = 2 * time.Minute
 )
+
+// enrolled is enroll, and keeps the certificate renewed beside, until ctx ends.
+func enrolled(ctx context.Context, beside *sync.WaitGroup, cc *client.Config, cfg *config.Device, o Options) error {
+	e, err := enroll(ctx, cc, cfg, o)
+	if err != nil {
+		return err
+	}
+	beside.Go(func() { _ = e.Keep(ctx) })
+	return nil
+}
 
 // enroll reads the device's certificate or gets it from the server, trying again
 // until ctx ends, and lets cc's sessions have it. With Once, and where trying
@@ -36,22 +47,37 @@ func enroll(ctx context.Context, cc *client.Config, cfg *config.Device, o Option
 			return nil, err
 		}
 		retry := min(enrollRetry<<min(failures, 10), enrollSlowest)
+		wait := client.Wait
 		var no *client.EnrollError
-		if errors.As(err, &no) {
+		if errors.As(err, &no) { // the server has answered: another network changes nothing
 			retry = max(enrollSlowest/5, min(no.RetryAfter, enrollSlowest))
+			wait = sleep
 		}
 		retry += rand.N(retry)
 		o.Logger.Warn("not enrolled", "err", err, "retry_in", retry.Round(time.Millisecond).String())
 		if o.OnDisconnect != nil {
 			o.OnDisconnect(err, retry)
 		}
-		timer := time.NewTimer(retry)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return nil, ctx.Err()
+		early, err := wait(ctx, retry)
+		if err != nil {
+			return nil, err
 		}
+		if early {
+			o.Logger.Info("the machine slept, or has an address that is new: trying again")
+			failures = 0
+		}
+	}
+}
+
+// sleep is client.Wait without its reasons to end early.
+func sleep(ctx context.Context, d time.Duration) (early bool, err error) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return false, nil
+	case <-ctx.Done():
+		return false, ctx.Err()
 	}
 }
 

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/atls-ws/atls-ws/client"
 	"github.com/atls-ws/atls-ws/internal/config"
@@ -19,36 +21,95 @@ const stateFormat = 1
 // stateFile holds the position in the server's queue of signals.
 const stateFile = "applied.json"
 
-// loadApplied reads the position that the directory keeps, which it makes when
-// it is not there, and saves each new one. An empty dir keeps it in memory.
-func loadApplied(dir string) (*client.Applied, error) {
+// damagedSuffix is of a stateFile that could not be read.
+const damagedSuffix = ".damaged"
+
+// writable says to make the directory usable.
+const writable = "name a directory that this user can write to with --state"
+
+// openState reads what the directory keeps, which it makes when it is not there.
+// An empty dir keeps it in memory, and so does, for as long as that lasts, a disk
+// that is full, broken or read-only: a device that nobody is near to has to
+// connect all the same. What only a person can have done is an error.
+func openState(dir string, log *slog.Logger) (*keeper, error) {
+	k := &keeper{dir: dir, log: log}
 	if dir == "" {
-		return client.NewApplied(client.Position{}, nil), nil
+		k.applied = client.NewApplied(client.Position{}, nil)
+		return k, nil
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, &config.FileError{File: dir, Err: errors.Unwrap(err), Next: "name a directory that this user can write to with --state"}
-	}
-	if _, err := statedir.Check(dir, stateFormat); err != nil {
-		next := "name a directory that this user can write to with --state"
-		if newer := (*statedir.NewerError)(nil); errors.As(err, &newer) {
-			next = newer.Next()
+	if err := k.mark(); err != nil {
+		if !diskTrouble(err) {
+			next := writable
+			if newer := (*statedir.NewerError)(nil); errors.As(err, &newer) {
+				next = newer.Next()
+			}
+			if inner := errors.Unwrap(err); inner != nil && errors.As(err, new(*fs.PathError)) {
+				err = inner
+			}
+			return nil, &config.FileError{File: dir, Err: err, Next: next}
 		}
-		return nil, &config.FileError{File: dir, Err: err, Next: next}
+		k.note(err)
+	} else {
+		k.marked = true
 	}
-	path := filepath.Join(dir, stateFile)
+	k.sweep()
+	at, err := k.read()
+	if err != nil {
+		return nil, err
+	}
+	k.applied = client.NewApplied(at, k.save)
+	return k, nil
+}
+
+// read gives the position that was kept. One that is damaged begins anew, for no
+// signal is lost by that.
+func (k *keeper) read() (client.Position, error) {
+	path := filepath.Join(k.dir, stateFile)
 	var at client.Position
 	data, err := os.ReadFile(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-	case err != nil:
-		return nil, &config.FileError{File: path, Err: errors.Unwrap(err), Next: "make it readable for the user that runs this program"}
-	default:
-		if err := json.Unmarshal(data, &at); err != nil || at.Queue == "" {
-			return nil, &config.FileError{File: path, Err: errors.New("is not what atls-ws wrote: the position in the queue of signals cannot be read"),
-				Next: "remove it; a signal that was handled and not acked is handled again then"}
+		return at, nil
+	case err != nil && !diskTrouble(err):
+		return at, &config.FileError{File: path, Err: errors.Unwrap(err), Next: "make it readable for the user that runs this program"}
+	case err == nil:
+		if err = json.Unmarshal(data, &at); err == nil && at.Queue != "" {
+			return at, nil
+		}
+		err = errors.Join(errors.New("is not what atls-ws wrote"), os.Rename(path, path+damagedSuffix))
+	}
+	k.log.Warn("the position in the queue of signals cannot be read, and begins anew", "file", path, "err", err,
+		"means", "a signal that was handled and whose ack did not arrive is handled again", "next", "look whether the disk is sound")
+	return client.Position{}, nil
+}
+
+// sweep removes what a power cut has left half-written.
+func (k *keeper) sweep() {
+	for _, pattern := range []string{stateFile + ".[0-9]*", ".version-*"} {
+		left, _ := filepath.Glob(filepath.Join(k.dir, pattern)) // the pattern is well-formed
+		for _, path := range left {
+			_ = os.Remove(path)
 		}
 	}
-	return client.NewApplied(at, func(p client.Position) error { return savePosition(dir, p) }), nil
+}
+
+// mark makes the directory and writes its version.
+func (k *keeper) mark() error {
+	if err := os.MkdirAll(k.dir, 0o700); err != nil {
+		return err
+	}
+	_, err := statedir.Check(k.dir, stateFormat)
+	return err
+}
+
+// diskTrouble tells what becomes of disks in the course of time.
+func diskTrouble(err error) bool {
+	for _, e := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS, syscall.EIO} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 // savePosition replaces the file in one step, and returns when that is on the

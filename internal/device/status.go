@@ -1,32 +1,12 @@
 package device
 
 import (
-	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
-	"io"
-	"io/fs"
 	"log/slog"
 	"net"
-	"os"
-	"path/filepath"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/atls-ws/atls-ws/client"
-)
-
-// statusSocket is in the state directory. Whoever connects to it is told the
-// Status and hung up on.
-const statusSocket = "status.sock"
-
-const (
-	statusTimeout  = 5 * time.Second
-	maxStatus      = 64 << 10
-	maxSocketPath  = 103 // of a unix socket, on every system
-	statusHandlers = 8
 )
 
 // Status is what a device says of itself locally.
@@ -54,6 +34,9 @@ type Status struct {
 
 	CertificateEnd time.Time `json:"certificate_end,omitzero"`
 	ClockNotSet    bool      `json:"clock_not_set,omitempty"`
+
+	StateError string    `json:"state_error,omitempty"` // why the state directory is not written to
+	StateSince time.Time `json:"state_since,omitzero"`  // since when
 }
 
 // OuterStatus is what the device met on the way.
@@ -72,7 +55,7 @@ type status struct {
 	log     *slog.Logger
 	explain func(error) (reason, next string)
 	clock   *clock
-	state   string
+	keeper  *keeper
 
 	mu  sync.Mutex
 	now Status
@@ -81,8 +64,8 @@ type status struct {
 	wg       sync.WaitGroup
 }
 
-func newStatus(o Options, url, state string, c *clock) *status {
-	s := &status{log: o.Logger, explain: o.Explain, clock: c, state: state}
+func newStatus(o Options, url string, k *keeper, c *clock) *status {
+	s := &status{log: o.Logger, explain: o.Explain, clock: c, keeper: k}
 	if s.explain == nil {
 		s.explain = func(err error) (string, string) { return err.Error(), "" }
 	}
@@ -92,9 +75,7 @@ func newStatus(o Options, url, state string, c *clock) *status {
 }
 
 func (s *status) connected(sess *client.Session) {
-	if err := noteTime(s.state, sess.Ready().Time); err != nil {
-		s.log.Debug("the server's time is not kept", "err", err)
-	}
+	s.keeper.saveTime(sess.Ready().Time)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := &s.now
@@ -135,89 +116,8 @@ func (s *status) get() Status {
 	defer s.mu.Unlock()
 	n := s.now
 	n.ClockNotSet = s.clock != nil && s.clock.behind()
+	if since, err := s.keeper.trouble(); err != nil {
+		n.StateError, n.StateSince = err.Error(), since
+	}
 	return n
-}
-
-// listen tells the status at the socket, until close. A device runs without
-// that too.
-func (s *status) listen(ctx context.Context) {
-	if s.state == "" {
-		return
-	}
-	path := filepath.Join(s.state, statusSocket)
-	l, err := listenStatus(ctx, path)
-	if err != nil {
-		s.log.Warn("there is no local status", "err", err, "next", "let this user write to the directory, and give it a path of at most 80 characters")
-		return
-	}
-	s.listener = l
-	slots := make(chan struct{}, statusHandlers)
-	s.wg.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return // closed
-			}
-			slots <- struct{}{}
-			s.wg.Go(func() {
-				defer func() { <-slots }()
-				_ = c.SetDeadline(time.Now().Add(statusTimeout))
-				_ = json.NewEncoder(c).Encode(s.get())
-				_ = c.Close()
-			})
-		}
-	})
-}
-
-// listenStatus replaces the socket that a dead process left.
-func listenStatus(ctx context.Context, path string) (net.Listener, error) {
-	if len(path) > maxSocketPath {
-		return nil, fmt.Errorf("%s: too long for a unix socket", path)
-	}
-	if c, err := new(net.Dialer).DialContext(ctx, "unix", path); err == nil {
-		_ = c.Close()
-		return nil, fmt.Errorf("another device answers on %s", path)
-	} else if errors.Is(err, syscall.ECONNREFUSED) {
-		_ = os.Remove(path)
-	}
-	l, err := new(net.ListenConfig).Listen(ctx, "unix", path)
-	if err != nil {
-		return nil, err
-	}
-	return l, os.Chmod(path, 0o600)
-}
-
-func (s *status) close() {
-	if s.listener != nil {
-		_ = s.listener.Close()
-	}
-	s.wg.Wait()
-}
-
-// ErrNotRunning says that no device runs with a state directory.
-var ErrNotRunning = errors.New("no device runs here")
-
-// ReadStatus asks the device that runs with the state directory dir.
-func ReadStatus(ctx context.Context, dir string) (*Status, error) {
-	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
-	defer cancel()
-	path := filepath.Join(dir, statusSocket)
-	c, err := new(net.Dialer).DialContext(ctx, "unix", path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return nil, fmt.Errorf("%w: nothing answers on %s", ErrNotRunning, path)
-	case err != nil:
-		return nil, err
-	}
-	defer func() { _ = c.Close() }()
-	_ = c.SetDeadline(time.Now().Add(statusTimeout))
-	data, err := io.ReadAll(io.LimitReader(c, maxStatus))
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	var s Status
-	if err := json.Unmarshal(data, &s); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return &s, nil
 }

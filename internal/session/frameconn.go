@@ -53,14 +53,15 @@ type corker interface {
 // and carrier messages. It knows where frames begin, which lets a session ping,
 // answer pings, and reset a stream, without yamux and while there is none.
 type frameConn struct {
-	conn     net.Conn                // the inner TLS connection
-	below    *limitedConn            // what conn reads from
-	carrier  net.Conn                // below it; closing it ends a write that hangs
-	cork     corker                  // the carrier, if it is one
-	lastRead atomic.Int64            // Unix nanoseconds of the last byte from the peer
-	ponged   atomic.Uint32           // the id of the last ping that was answered
-	away     atomic.Bool             // the peer wants no new streams, of this yamux or a later one
-	mayPark  func(between bool) bool // asked when a Read's deadline has passed
+	conn    net.Conn     // the inner TLS connection
+	below   *limitedConn // what conn reads from
+	carrier net.Conn     // below it; closing it ends a write that hangs
+	cork    corker       // the carrier, if it is one
+	began   time.Time
+	heard   atomic.Int64            // nanoseconds from began to the last byte from the peer
+	ponged  atomic.Uint32           // the id of the last ping that was answered
+	away    atomic.Bool             // the peer wants no new streams, of this yamux or a later one
+	mayPark func(between bool) bool // asked when a Read's deadline has passed
 	streamIDs
 
 	tx struct {
@@ -87,10 +88,9 @@ type frameConn struct {
 }
 
 func newFrameConn(conn net.Conn, below *limitedConn, carrier net.Conn) *frameConn {
-	c := &frameConn{conn: conn, below: below, carrier: carrier}
+	c := &frameConn{conn: conn, below: below, carrier: carrier, began: time.Now()}
 	c.cork, _ = carrier.(corker)
 	c.tx.cond.L = &c.tx
-	c.lastRead.Store(time.Now().UnixNano())
 	return c
 }
 
@@ -198,9 +198,15 @@ func (c *frameConn) cutInLocked() {
 	c.tx.extra = nil
 }
 
-// ping asks the peer for a sign of life; the answer shows in lastRead, and its
+// ping asks the peer for a sign of life; the answer shows in silent, and its
 // id in ponged.
 func (c *frameConn) ping(id uint32) { c.cutIn(frame(framePing, flagSYN, 0, id)) }
+
+// silent is how long nothing has come from the peer. It goes by the monotonic
+// clock: that a device's clock is set, by years perhaps, is not silence.
+func (c *frameConn) silent() time.Duration {
+	return time.Since(c.began) - time.Duration(c.heard.Load())
+}
 
 // pong answers a ping, but no more of them than the peer takes.
 func (c *frameConn) pong(id uint32) error {

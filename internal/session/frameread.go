@@ -98,7 +98,7 @@ func (c *frameConn) receive(p []byte) (int, error) {
 	c.rx.n = 0
 	m, err := c.conn.Read(p[n:])
 	if m > 0 {
-		c.lastRead.Store(time.Now().UnixNano())
+		c.heard.Store(int64(time.Since(c.began)))
 	}
 	n, c.rx.err = c.filter(p[:n+m])
 	if c.rx.err != nil {

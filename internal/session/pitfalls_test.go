@@ -342,3 +342,22 @@ func TestResetIsAnErrorForThePeer(t *testing.T) {
 		}
 	})
 }
+
+// A peer that is in doubt has to answer within what its owner gives it, and one
+// that answers loses nothing.
+func TestProbeFindsADeadPeer(t *testing.T) {
+	bubble(t, func(t *testing.T, e ends, link *countingConn) {
+		e.client.Probe(2 * time.Second)
+		time.Sleep(3 * time.Second) // the server's own pings begin later
+		if err := e.client.Err(); err != nil {
+			t.Fatal(err)
+		}
+		_ = link.hold() // the client's bytes go nowhere
+		start := time.Now()
+		e.client.Probe(10 * time.Second)
+		<-e.client.Done()
+		if d := time.Since(start); !errors.Is(e.client.Err(), ErrDead) || d != 10*time.Second {
+			t.Errorf("%v after %s", e.client.Err(), d)
+		}
+	})
+}

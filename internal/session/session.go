@@ -317,7 +317,7 @@ func (s *Session) beatIn() time.Duration {
 // count, not writes: bulk data on its way out proves nothing. A session without
 // streams is put to rest.
 func (s *Session) beat() {
-	silent := time.Since(time.Unix(0, s.frames.lastRead.Load()))
+	silent := s.frames.silent()
 	if silent >= missedPings*s.cfg.Keepalive {
 		s.fail(fmt.Errorf("%w: %s", ErrDead, silent.Round(time.Second)))
 		return

@@ -73,7 +73,7 @@ func New(o Options) (*Fleet, error) {
 			return nil, err
 		}
 		c := &client.Config{
-			URL: o.URL, Mux: new(client.Mux), Software: "atls-ws simulator", Carrier: o.Carrier, Logger: o.Logger,
+			URL: o.URL, Mux: new(client.Mux), Software: "atls-ws simulator", Carrier: o.Carrier, Logger: o.Logger, Stationary: true,
 			TLS:          &tls.Config{RootCAs: o.CA.Pool(), ServerName: pki.ServerName, Certificates: []tls.Certificate{cert}},
 			Proxy:        func(*http.Request) (*url.URL, error) { return nil, nil },
 			OnConnect:    func(*client.Session) { f.connected(d) },
