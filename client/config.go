@@ -134,12 +134,7 @@ func (c *Config) complete() (*Config, error) {
 	if err := session.CheckClientTLS(c.TLS); err != nil {
 		return nil, fmt.Errorf("client: %w", err)
 	}
-	cc.TLS = c.TLS.Clone()
-	if cc.TLS.ClientSessionCache == nil && len(cc.TLS.Certificates) > 0 && cc.TLS.GetClientCertificate == nil {
-		// A Client that comes back resumes, which costs the server half; it is
-		// authenticated by the ticket, so only while its certificate cannot change.
-		cc.TLS.ClientSessionCache = tls.NewLRUClientSessionCache(1)
-	}
+	cc.TLS = resuming(c.TLS)
 	switch cc.Carrier {
 	case "":
 		cc.Carrier = CarrierAuto
@@ -192,4 +187,15 @@ func parseURL(s string) (*url.URL, error) {
 		u.Path = DefaultPath
 	}
 	return u, nil
+}
+
+// resuming clones an inner configuration for a Client that comes back: it
+// resumes, which costs the server half. It is authenticated by the ticket then,
+// so it does only while its certificate cannot change.
+func resuming(c *tls.Config) *tls.Config {
+	t := c.Clone()
+	if t.ClientSessionCache == nil && len(t.Certificates) > 0 && t.GetClientCertificate == nil {
+		t.ClientSessionCache = tls.NewLRUClientSessionCache(1)
+	}
+	return t
 }

@@ -16,7 +16,8 @@ import (
 // session that is up is then asked for a sign of life at once.
 //
 // With CarrierAuto a network in which POST was what worked is remembered for an
-// hour at most; WebSocket is tried again meanwhile, and the session moves to it.
+// hour at most; WebSocket is tried again meanwhile, and the session moves to it. So
+// it does to a certificate that Update brings.
 func (c *Client) Run(ctx context.Context) error {
 	n := c.notice
 	var looking sync.WaitGroup
@@ -62,7 +63,7 @@ func (c *Client) Run(ctx context.Context) error {
 // once makes a session and lives with it until its end; lived says that there
 // was one. A retry of 0 or more is what a draining server asked for.
 func (c *Client) once(ctx context.Context, cfg *Config) (lived bool, retry time.Duration, err error) {
-	l := &life{c: c, cfg: cfg, attempt: rand.Text(), network: network(ctx, cfg)}
+	l := &life{c: c, cfg: cfg, attempt: rand.Text(), network: network(ctx, cfg), moves: make(chan move)}
 	first := c.paths.first(l.network)
 	s, err := connect(ctx, cfg, first, l.attempt)
 	if err != nil {
@@ -74,21 +75,22 @@ func (c *Client) once(ctx context.Context, cfg *Config) (lived bool, retry time.
 	l.use(s)
 	defer func() { c.set(nil); _ = l.s.Close() }()
 
-	var better chan *Session
 	if l.carrier() == CarrierPOST && cfg.Carrier == CarrierAuto {
 		if first == CarrierWebSocket {
 			c.paths.gaveUp(l.network)
 		}
-		better = make(chan *Session)
-		l.wg.Go(func() { l.tryWebSocket(ctx, better) })
+		l.wg.Go(func() { l.tryWebSocket(ctx) })
 	}
 	for {
 		select {
-		case s := <-better:
+		case m := <-l.moves:
 			old := l.s
-			cfg.Logger.Info("session moves to websocket", "old", old.ID())
-			l.use(s)
+			cfg.Logger.Info("session moves", "to", m.to, "old", old.ID())
+			l.cfg = m.cfg
+			l.use(m.s)
 			l.wg.Go(func() { retire(ctx, old) })
+		case <-c.updated:
+			l.renew(ctx)
 		case <-l.s.Done():
 			l.learn()
 			return true, -1, l.s.Err()
@@ -103,14 +105,16 @@ func (c *Client) once(ctx context.Context, cfg *Config) (lived bool, retry time.
 	}
 }
 
-// life is what once lives through: a session, and perhaps another one after it
-// over a better carrier.
+// life is what once lives through: a session, and perhaps others after it, to
+// which it moves without a gap.
 type life struct {
 	c       *Client
-	cfg     *Config
-	attempt string
+	cfg     *Config // of s
+	attempt string  // the same for all: to the server they are one connection
 	network string
 	s       *Session
+	moves   chan move
+	renewal context.CancelFunc // of what tries to move to a new certificate; nil: nothing
 	wg      sync.WaitGroup
 }
 
@@ -157,58 +161,4 @@ func (l *life) drained(ctx context.Context) (retry time.Duration, err error) {
 	case <-ctx.Done():
 		return -1, ctx.Err()
 	}
-}
-
-// tryWebSocket hands over the first session that it can make over a WebSocket,
-// and ends.
-func (l *life) tryWebSocket(ctx context.Context, better chan<- *Session) {
-	for {
-		timer := time.NewTimer(l.c.paths.retryIn(l.network))
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return
-		}
-		c := *l.c.config()
-		c.Carrier = CarrierWebSocket
-		s, err := connect(ctx, &c, CarrierWebSocket, l.attempt)
-		if ctx.Err() != nil && err != nil {
-			return
-		}
-		if err != nil {
-			l.cfg.Logger.Debug("websocket still fails", "err", err)
-			l.c.paths.gaveUp(l.network)
-			continue
-		}
-		select {
-		case better <- s:
-		case <-ctx.Done():
-			_ = s.Close()
-		}
-		return
-	}
-}
-
-const (
-	retireWithin = 5 * time.Minute
-	retireEvery  = time.Second
-)
-
-// retire lets the streams of a session end before it closes it.
-func retire(ctx context.Context, s *Session) {
-	ctx, cancel := context.WithTimeout(ctx, retireWithin)
-	defer cancel()
-	tick := time.NewTicker(retireEvery)
-	defer tick.Stop()
-	for s.Busy() {
-		select {
-		case <-tick.C:
-			continue
-		case <-s.Done():
-		case <-ctx.Done():
-		}
-		break
-	}
-	_ = s.Close()
 }

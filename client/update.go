@@ -8,8 +8,10 @@ import (
 )
 
 // Update replaces Config.TLS and Config.Outer, as after a renewed certificate or
-// a new bundle of anchors. It holds for the next session; the one that is up
-// goes on. A pause before the next try ends at once.
+// a new bundle of anchors. With another certificate Run makes a new session and
+// moves to it as soon as it is ready: the one before ends when its streams have
+// ended, after five minutes at most. Otherwise the session that is up goes on, and
+// what is new holds for the next. A pause before the next try ends at once.
 func (c *Client) Update(inner *tls.Config, outer *OuterConfig) error {
 	if err := session.CheckClientTLS(inner); err != nil {
 		return fmt.Errorf("client: %w", err)
@@ -20,7 +22,7 @@ func (c *Client) Update(inner *tls.Config, outer *OuterConfig) error {
 	}
 	c.mu.Lock()
 	cfg := *c.cfg
-	cfg.TLS, cfg.Outer = inner.Clone(), complete
+	cfg.TLS, cfg.Outer = resuming(inner), complete
 	c.cfg = &cfg
 	c.mu.Unlock()
 	select {
