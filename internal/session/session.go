@@ -260,6 +260,12 @@ func (s *Session) spawn(fn func()) bool {
 func (s *Session) accept() {
 	for {
 		ys, err := s.mux.AcceptStream()
+		for range acceptBacklog { // a stream that was waiting hides why the mux has ended
+			if !errors.Is(err, yamux.ErrSessionShutdown) {
+				break
+			}
+			ys, err = s.mux.AcceptStream()
+		}
 		if err != nil {
 			s.fail(muxError(err))
 			return
