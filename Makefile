@@ -10,12 +10,14 @@ BENCHTIME ?= 1s
 PKGS ?= ./...
 GOLANGCI = $(GO) tool -modfile=.ci/tools.mod golangci-lint
 
+# A device speaks HTTP/1.1 alone.
+DEVICE_TAGS = device,urfave_cli_no_docs,nethttpomithttp2
 PKG_VERSION ?= $(shell git describe --tags --always 2>/dev/null | sed 's/^v//; s/^[^0-9]/0~&/' | grep . || echo 0~dev)
 ARCH ?= $(shell $(GO) env GOARCH)
 SOAK ?= 30m
 NFPM = $(GO) tool -modfile=.ci/nfpm.mod nfpm
 
-.PHONY: help build build-device packages soak demo cluster-demo test race e2e lint fuzz bench fmt clean
+.PHONY: help build build-device packages soak demo cluster-demo test race e2e lint fuzz bench bench-fleet fmt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,11 +26,11 @@ build: ## build the one binary, bin/atls-ws
 	$(GO) build -trimpath -o bin/atls-ws ./cmd/atls-ws
 
 build-device: ## build what a device needs, bin/atls-ws-device
-	$(GO) build -tags device -trimpath -ldflags "-s -w" -o bin/atls-ws-device ./cmd/atls-ws
+	$(GO) build -tags $(DEVICE_TAGS) -trimpath -ldflags "-s -w" -o bin/atls-ws-device ./cmd/atls-ws
 
 packages: ## build the Debian packages of server and device, bin/*.deb
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.buildVersion=$(PKG_VERSION)" -o bin/atls-ws ./cmd/atls-ws
-	CGO_ENABLED=0 $(GO) build -tags device -trimpath -ldflags "-s -w -X main.buildVersion=$(PKG_VERSION)" -o bin/atls-ws-device ./cmd/atls-ws
+	CGO_ENABLED=0 $(GO) build -tags $(DEVICE_TAGS) -trimpath -ldflags "-s -w -X main.buildVersion=$(PKG_VERSION)" -o bin/atls-ws-device ./cmd/atls-ws
 	VERSION=$(PKG_VERSION) ARCH=$(ARCH) $(NFPM) package -f packaging/nfpm-server.yaml -p deb -t bin/
 	VERSION=$(PKG_VERSION) ARCH=$(ARCH) $(NFPM) package -f packaging/nfpm-device.yaml -p deb -t bin/
 	@for p in bin/*.deb; do dpkg-deb -c $$p >/dev/null || exit 1; done 2>/dev/null || echo "dpkg-deb is not here: the packages were not looked at"
@@ -70,8 +72,14 @@ fuzz: ## run every fuzz target for FUZZTIME (100000x: executions)
 		done; \
 	done
 
-bench: ## run every benchmark for BENCHTIME (1s)
-	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) $(PKGS)
+bench: ## measure CPU, throughput, latency and a long path beside their baselines, for docs/bench
+	$(GO) run ./internal/bench streams -o docs/bench
+	$(GO) run ./internal/bench wan -o docs/bench
+	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./postconn
+
+bench-fleet: ## measure a server with 4000 devices: memory, goroutines, connects, a storm; for docs/bench
+	$(GO) run ./internal/bench fleet -o docs/bench
+	$(GO) run ./internal/bench storm -o docs/bench
 
 fmt: ## format the code
 	gofmt -w .

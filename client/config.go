@@ -83,7 +83,8 @@ type Config struct {
 	URL string
 	// TLS is the INNER configuration: RootCAs (never the system's by default),
 	// ServerName and Certificates (or GetClientCertificate) are required. It is
-	// raised to TLS 1.3; ALPN is set.
+	// raised to TLS 1.3; ALPN is set. Without a ClientSessionCache, and with
+	// Certificates, a Client has one of its own.
 	TLS *tls.Config
 	// Carrier is the way to carry the session; empty is CarrierAuto.
 	Carrier Carrier
@@ -131,6 +132,11 @@ func (c *Config) complete() (*Config, error) {
 		return nil, fmt.Errorf("client: %w", err)
 	}
 	cc.TLS = c.TLS.Clone()
+	if cc.TLS.ClientSessionCache == nil && len(cc.TLS.Certificates) > 0 && cc.TLS.GetClientCertificate == nil {
+		// A Client that comes back resumes, which costs the server half; it is
+		// authenticated by the ticket, so only while its certificate cannot change.
+		cc.TLS.ClientSessionCache = tls.NewLRUClientSessionCache(1)
+	}
 	switch cc.Carrier {
 	case "":
 		cc.Carrier = CarrierAuto

@@ -82,6 +82,20 @@ type carrier struct {
 	closed atomic.Bool
 }
 
+// Cork and Uncork gather what is written, where the carrier can: see session.
+func (c *carrier) Cork() {
+	if ws, ok := c.Conn.(*wsconn.Conn); ok {
+		ws.Cork()
+	}
+}
+
+// Uncork ends Cork.
+func (c *carrier) Uncork() {
+	if ws, ok := c.Conn.(*wsconn.Conn); ok {
+		ws.Uncork()
+	}
+}
+
 func (c *carrier) Close() error {
 	err := c.Conn.Close()
 	if !c.closed.Swap(true) {

@@ -85,6 +85,9 @@ func (d *devtools) call(method string, params, out any) {
 		if err := json.Unmarshal(data, &answer); err != nil || answer.ID != d.id {
 			continue
 		}
+		if answer.Error != nil && method == "Runtime.evaluate" && strings.Contains(answer.Error.Message, "navigated") {
+			return // the page went on while it was asked, as a click makes it
+		}
 		if answer.Error != nil {
 			d.t.Fatalf("%s: %s", method, answer.Error.Message)
 		}

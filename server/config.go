@@ -42,6 +42,8 @@ var (
 	ErrClosed   = session.ErrClosed
 	ErrPeerGone = session.ErrPeerGone
 	ErrDead     = session.ErrDead
+	// ErrBeforeReady is why Hooks.Refused is told of a peer that sent too much.
+	ErrBeforeReady = session.ErrBeforeReady
 )
 
 // Refusal codes of a RefusedError.
@@ -130,6 +132,7 @@ type Limits struct {
 	Streams      int           // that one device may have open; 256
 	ReadyTimeout time.Duration // from the upgrade to Ready; 10 s
 	Keepalive    time.Duration // interval of pings; 25 s. Three missed ones end a session
+	SignalRate   int           // signals a second of one device, in a burst up to so many at once; 1,000. More wait
 }
 
 func (l Limits) complete() Limits {
@@ -141,6 +144,7 @@ func (l Limits) complete() Limits {
 	def(&l.Sessions, 100_000)
 	def(&l.HalfOpen, 1024)
 	def(&l.Streams, session.DefaultStreams)
+	def(&l.SignalRate, 1000)
 	if l.ReadyTimeout <= 0 {
 		l.ReadyTimeout = 10 * time.Second
 	}

@@ -1,5 +1,7 @@
 package server
 
+import "github.com/atls-ws/atls-ws/internal/session"
+
 // Stats are numbers of a moment, and counts since New.
 type Stats struct {
 	HalfOpen  int // connections that are not ready yet
@@ -8,6 +10,11 @@ type Stats struct {
 
 	// Requests that were answered 503, by the limit that was reached.
 	FullHalfOpen, FullSessions uint64
+	// FullStreams are streams that were refused, SlowedSignals those that had to
+	// wait, because the device was at its limit.
+	FullStreams, SlowedSignals uint64
+	// LateTurns are connections for whose handshake there was no turn in time.
+	LateTurns uint64
 	// Draining are those that were answered 503 since Shutdown.
 	Draining uint64
 	// Ended are sessions that Enforce ended, or that did not pass its check.
@@ -21,6 +28,18 @@ func (s *Server) Stats() Stats {
 	now := s.counts
 	now.HalfOpen, now.Sessions, now.HTTPPeers = s.halfOpen, len(s.live), len(s.httpPeers)
 	return now
+}
+
+// limited counts what a session met.
+func (s *Server) limited(l session.Limit) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch l {
+	case session.LimitStreams:
+		s.counts.FullStreams++
+	case session.LimitSignals:
+		s.counts.SlowedSignals++
+	}
 }
 
 // Limits are those in force.

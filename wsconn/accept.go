@@ -3,6 +3,7 @@ package wsconn
 import (
 	"bufio"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/atls-ws/atls-ws/internal/answer"
+	"github.com/atls-ws/atls-ws/internal/outer"
 )
 
 // AcceptOptions configure Accept. The zero value works.
@@ -20,6 +22,13 @@ type AcceptOptions struct {
 	// (https://app.example). By default a request with an Origin is refused.
 	Origins []string
 }
+
+// Listener wraps the listener below the outer TLS: the records of a message then
+// share one write, which saves a tenth of the CPU of bulk transfers. It is not
+// needed otherwise.
+//
+//	srv.ServeTLS(wsconn.Listener(l), cert, key)
+func Listener(l net.Listener) net.Listener { return outer.BatchListener{Listener: l} }
 
 // Accept answers r in any case: with a WebSocket upgrade, or with a status that
 // says what is wrong. The caller owns the Conn, which outlives the handler. An
@@ -50,9 +59,10 @@ func Accept(w http.ResponseWriter, r *http.Request, o *AcceptOptions) (*Conn, er
 		}
 		return nil, err
 	}
-	c := newConn(ws, h.carrier, r.TLS)
+	_ = ws.CloseNow() // of nowhere: without it the garbage collector would not free ws
+	c := newConn(h.carrier, h.head, r.TLS)
 	if len(offered) > 0 && !ours {
-		c.hangUp(websocket.StatusPolicyViolation, "subprotocol must be "+Subprotocol)
+		c.tx.bid(statusPolicy, "subprotocol must be "+Subprotocol)
 		_ = c.Close()
 		return nil, fmt.Errorf("client offers subprotocol %q, want %q", answer.Printable(strings.Join(offered, ", ")), Subprotocol)
 	}
@@ -125,40 +135,38 @@ func hasToken(h http.Header, key string, is func(string) bool) bool {
 	return false
 }
 
-// hijack puts a sender between the connection and websocket.Accept.
+// hijack keeps the connection from websocket.Accept, which does the upgrade.
 type hijack struct {
 	http.ResponseWriter
 	carrier *sender
+	head    []byte // what net/http read ahead
 }
 
-// Hijack replaces the server's buffers by small ones. Large reads and writes
-// pass them by, and an idle connection keeps them for as long as it lives.
+// Hijack gives the library a connection that it does nothing with.
 func (h *hijack) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, rw, err := http.NewResponseController(h.ResponseWriter).Hijack()
 	if err != nil {
 		return nil, nil, err
 	}
-	hard := conn
+	hard, secure := conn, false
 	if t, ok := conn.(interface{ NetConn() net.Conn }); ok {
-		hard = t.NetConn()
+		hard, secure = t.NetConn(), true
 	}
 	// The server's deadlines were for the request.
 	if err := conn.SetDeadline(time.Time{}); err != nil {
 		_ = conn.Close()
 		return nil, nil, err
 	}
-	head, _ := rw.Peek(rw.Reader.Buffered())
-	h.carrier = newSender(conn, hard, head)
-	c := carrierConn{Conn: conn, sender: h.carrier}
-	return c, bufio.NewReadWriter(bufio.NewReaderSize(c, 512), bufio.NewWriterSize(c, 512)), nil
+	h.head, _ = rw.Peek(rw.Reader.Buffered())
+	h.carrier = newSender(conn, hard, false, secure)
+	none := nowhere{Conn: conn}
+	return none, bufio.NewReadWriter(bufio.NewReaderSize(none, 16), bufio.NewWriterSize(none, 16)), nil
 }
 
-// carrierConn is a sender in the shape that Hijack returns.
-type carrierConn struct {
-	net.Conn
-	sender *sender
-}
+// nowhere is the connection that the library has: it ends at once, and closing
+// it closes nothing.
+type nowhere struct{ net.Conn }
 
-func (c carrierConn) Read(p []byte) (int, error)  { return c.sender.Read(p) }
-func (c carrierConn) Write(p []byte) (int, error) { return c.sender.Write(p) }
-func (c carrierConn) Close() error                { return c.sender.Close() }
+func (nowhere) Read([]byte) (int, error)    { return 0, io.EOF }
+func (nowhere) Write(p []byte) (int, error) { return len(p), nil }
+func (nowhere) Close() error                { return nil }

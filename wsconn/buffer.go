@@ -2,18 +2,13 @@ package wsconn
 
 import "sync"
 
-// bufferSize holds a message of MaxMessage bytes, its header and some control
-// frames.
-const bufferSize = MaxMessage + 1<<10
+// bufferSize holds the largest message that is sent, and room for its header.
+const bufferSize = maxHead + MaxMessage
 
 var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 
-// getBuffer returns an empty slice of capacity bufferSize.
-func getBuffer() []byte { return buffers.Get().(*[bufferSize]byte)[:0] }
+// getBuffer returns a buffer of bufferSize bytes.
+func getBuffer() []byte { return buffers.Get().(*[bufferSize]byte)[:] }
 
-// putBuffer takes back what getBuffer gave, unless append has moved it.
-func putBuffer(b []byte) {
-	if cap(b) == bufferSize {
-		buffers.Put((*[bufferSize]byte)(b[:bufferSize]))
-	}
-}
+// putBuffer takes back what getBuffer gave.
+func putBuffer(b []byte) { buffers.Put((*[bufferSize]byte)(b[:bufferSize])) }

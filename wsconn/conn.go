@@ -1,7 +1,7 @@
 package wsconn
 
 import (
-	"context"
+	"bytes"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -9,8 +9,6 @@ import (
 	"net"
 	"sync"
 	"time"
-
-	"github.com/coder/websocket"
 )
 
 const (
@@ -34,31 +32,47 @@ var errPeerClosed = fmt.Errorf("closed by the other end: %w", io.ErrClosedPipe)
 // Its methods may be called concurrently. It holds two goroutines at most, one
 // and no buffer while idle.
 type Conn struct {
-	ws            *websocket.Conn
-	hard          net.Conn // the lowest connection we can reach: closing it ends everything at once
 	local, remote net.Addr
 	outer         *tls.ConnectionState
 
-	rx *receiver
-	tx *sender
+	frames frameReader
+	rx     *receiver
+	tx     *sender
 
 	closeOnce sync.Once
 	closeErr  error
 	readDone  chan struct{}
 }
 
-// newConn takes over ws, whose carrier is tx.
-func newConn(ws *websocket.Conn, tx *sender, outer *tls.ConnectionState) *Conn {
-	ws.SetReadLimit(maxReceived)
+// newConn takes over an upgraded connection, of which head was read ahead.
+func newConn(tx *sender, head []byte, outer *tls.ConnectionState) *Conn {
 	c := &Conn{
-		ws: ws, hard: tx.hard, outer: outer,
+		outer: outer,
 		local: tx.hard.LocalAddr(), remote: tx.hard.RemoteAddr(),
 		rx: newReceiver(), tx: tx,
 		readDone: make(chan struct{}),
 	}
-	tx.attach(ws)
+	c.frames.raw = tx.raw
+	if len(head) > 0 {
+		c.frames.raw = &ahead{head: bytes.Clone(head), frames: &c.frames, raw: tx.raw}
+	}
 	go c.readLoop()
 	return c
+}
+
+// ahead reads what net/http read of the first frames.
+type ahead struct {
+	head   []byte
+	frames *frameReader
+	raw    io.Reader
+}
+
+func (a *ahead) Read(p []byte) (int, error) {
+	n := copy(p, a.head)
+	if a.head = a.head[n:]; len(a.head) == 0 {
+		a.frames.raw = a.raw
+	}
+	return n, nil
 }
 
 // Read reads what the other end wrote, in order. It returns io.EOF once the
@@ -70,6 +84,24 @@ func (c *Conn) Read(p []byte) (int, error) { return c.rx.read(p) }
 // it is sent; up to MaxMessage bytes wait. What accumulates while the carrier
 // is busy goes out as one message. A failure to send shows on a later Write.
 func (c *Conn) Write(p []byte) (int, error) { return c.tx.write(p) }
+
+// ReadArrived is Read for what has arrived. It does not wait, and returns 0 and
+// no error when there is nothing.
+func (c *Conn) ReadArrived(p []byte) (int, error) { return c.rx.readArrived(p) }
+
+// NotifyArrival has fn called once, when something can be read, the end
+// included; it returns false, and does not call fn, when that is so already.
+// fn must not wait: nothing more is received until it returns. A reader who
+// uses this needs no goroutine while nothing comes.
+func (c *Conn) NotifyArrival(fn func()) bool { return c.rx.notifyArrival(fn) }
+
+// Cork holds back what is written until Uncork, so that it goes out as one
+// message; MaxMessage bytes go out in any case.
+func (c *Conn) Cork() { c.tx.cork() }
+
+// Uncork ends Cork. It sends what was held back before it returns, unless it is
+// being sent already.
+func (c *Conn) Uncork() { c.tx.uncork() }
 
 // LocalAddr is the local address of the TCP connection below.
 func (c *Conn) LocalAddr() net.Addr { return c.local }
@@ -105,42 +137,33 @@ func (c *Conn) Close() error {
 		defer kill.Stop()
 		c.rx.close(net.ErrClosed)
 		c.closeErr = c.tx.drain()
-		c.hangUp(websocket.StatusNormalClosure, "")
-		<-c.readDone
+		c.tx.bid(statusNormal, "")
+		linger := time.AfterFunc(lingerTimeout, c.abort)
+		defer linger.Stop()
+		<-c.readDone // the other end has closed too, or is given up
+		c.tx.hangUp()
 		c.tx.wait()
 		c.abort()
 	})
 	return c.closeErr
 }
 
-// hangUp sends a close frame unless one has been sent, waits for the peer's,
-// and closes the carrier. It is bounded by lingerTimeout.
-func (c *Conn) hangUp(code websocket.StatusCode, reason string) {
-	kill := time.AfterFunc(lingerTimeout, c.abort)
-	defer kill.Stop()
-	_ = c.ws.Close(code, reason) // the reason for hanging up is told elsewhere
-	_ = c.ws.CloseNow()
-}
+func (c *Conn) abort() { _ = c.tx.hard.Close() }
 
-func (c *Conn) abort() { _ = c.hard.Close() }
+// readLoop owns the reading side. It parks without a buffer, and with so little
+// on its stack that 2 KiB are enough over plain TCP.
+func (c *Conn) readLoop() { c.end(c.receive()) }
 
-// readLoop owns the reading side of ws. It parks without a buffer.
-func (c *Conn) readLoop() {
+// end takes leave of the other end for the reason that receive gave.
+func (c *Conn) end(err error) {
 	defer close(c.readDone)
-	code, reason := websocket.StatusProtocolError, ""
-	var err error
-	for err == nil {
-		var typ websocket.MessageType
-		var m io.Reader
-		typ, m, err = c.ws.Reader(context.Background())
-		switch {
-		case err != nil:
-		case typ != websocket.MessageBinary:
-			code, reason = websocket.StatusUnsupportedData, "binary messages only"
-			err = errors.New("the other end sent a text message")
-		default:
-			err = c.rx.fill(m)
-		}
+	var wrong *frameError
+	var bye *closeError
+	switch {
+	case errors.As(err, &wrong):
+		c.tx.bid(wrong.status, wrong.text)
+	case errors.As(err, &bye):
+		c.tx.bid(bye.status, bye.reason)
 	}
 	err = readError(err)
 	c.rx.fail(err)
@@ -148,19 +171,69 @@ func (c *Conn) readLoop() {
 		err = errPeerClosed
 	}
 	c.tx.fail(err)
-	c.hangUp(code, reason)
+	if wrong != nil { // unread bytes would make a reset of our close frame
+		bound := time.AfterFunc(lingerTimeout, c.abort)
+		defer bound.Stop()
+		_, _ = io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{c.frames.raw}, make([]byte, 4<<10))
+	}
+	c.tx.hangUp()
+}
+
+// receive takes frames until the end, and says what that is.
+func (c *Conn) receive() error {
+	size := int64(-1) // of the message whose parts come, -1 for none
+	for {
+		if err := c.frames.need(2); err != nil {
+			return err
+		}
+		h, err := c.frames.header()
+		if err != nil {
+			return err
+		}
+		if err := h.check(c.tx.client); err != nil {
+			return err
+		}
+		if h.opcode >= opClose {
+			p, err := c.frames.control(h)
+			if err != nil {
+				return err
+			}
+			switch h.opcode {
+			case opPing:
+				c.tx.answer(p)
+			case opClose:
+				return parseClose(p)
+			}
+			continue
+		}
+		switch {
+		case h.opcode == opText:
+			return &frameError{statusUnsupported, "the other end sent a text message: binary messages only"}
+		case (h.opcode == opContinuation) != (size >= 0):
+			return &frameError{statusProtocol, "the other end sent a message in the middle of another, or the middle of none"}
+		}
+		if size = max(size, 0) + h.length; h.length > maxReceived || size > maxReceived {
+			return &frameError{statusTooBig, fmt.Sprintf("the other end sent a message of more than %d bytes", maxReceived)}
+		}
+		if err := c.rx.fill(&c.frames, h); err != nil {
+			return err
+		}
+		if h.fin {
+			size = -1
+		}
+	}
 }
 
 // readError is how the end of the connection looks to a reader.
 func readError(err error) error {
-	var ce websocket.CloseError
+	var bye *closeError
 	switch {
-	case errors.As(err, &ce):
-		switch ce.Code {
-		case websocket.StatusNormalClosure, websocket.StatusGoingAway, websocket.StatusNoStatusRcvd:
+	case errors.As(err, &bye):
+		switch bye.status {
+		case statusNormal, statusGoingAway, statusNone:
 			return io.EOF
 		}
-		return fmt.Errorf("closed by the other end: %w", ce)
+		return fmt.Errorf("closed by the other end: %w", bye)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return fmt.Errorf("carrier ended without a close frame: %w", io.ErrUnexpectedEOF)
 	}

@@ -68,18 +68,19 @@ func Dial(ctx context.Context, url string, o *DialOptions) (*Conn, error) {
 		fail()
 		return nil, d.upgradeError(ctx, err)
 	}
-	return newConn(ws, d.carrier, resp.TLS), nil
+	_ = ws.CloseNow() // of nowhere: without it the garbage collector would not free ws
+	return newConn(d.carrier, nil, resp.TLS), nil
 }
 
-// dialer is the round tripper of one upgrade. It puts a sender between the
-// connection and the library.
+// dialer is the round tripper of one upgrade. It keeps the connection from the
+// library.
 type dialer struct {
 	transport *http.Transport
 	carrier   *sender
 	status    int // of the answer, 0 without
 }
 
-// RoundTrip sends the upgrade. It returns a 101 only, its body a sender; any
+// RoundTrip sends the upgrade. It returns a 101 only; any
 // other answer is an error, so that http.Client sees no redirect to follow.
 func (d *dialer) RoundTrip(r *http.Request) (*http.Response, error) {
 	r = r.Clone(r.Context())
@@ -108,8 +109,12 @@ func (d *dialer) RoundTrip(r *http.Request) (*http.Response, error) {
 		_ = resp.Body.Close()
 		return nil, fmt.Errorf("the 101 answer has a body of %T", resp.Body)
 	}
-	d.carrier = newSender(raw, outer.Lowest(conn), nil)
-	resp.Body = d.carrier
+	d.carrier = newSender(raw, outer.Lowest(conn), true, resp.TLS != nil)
+	resp.Body = struct {
+		io.Reader
+		io.Writer
+		io.Closer
+	}{nowhere{}, nowhere{}, nowhere{}}
 	return resp, nil
 }
 

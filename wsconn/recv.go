@@ -1,16 +1,12 @@
 package wsconn
 
 import (
-	"io"
 	"os"
 	"sync"
 	"time"
 
 	"github.com/atls-ws/atls-ws/internal/deadline"
 )
-
-// readChunk is how much of a message must arrive before a reader sees it.
-const readChunk = 16 << 10
 
 // receiver is the receiving direction: a ring between the read loop, which
 // fills it, and the readers. The ring exists only while it is in use.
@@ -19,10 +15,11 @@ type receiver struct {
 	cond     sync.Cond
 	deadline deadline.Deadline
 	ring     []byte
-	first, n int   // the n bytes from first on are unread
-	filling  bool  // the read loop is using the ring
-	err      error // after the last byte of the ring
-	closed   bool  // err is for now; what arrives is discarded
+	first, n int    // the n bytes from first on are unread
+	filling  bool   // the read loop is using the ring
+	err      error  // after the last byte of the ring
+	closed   bool   // err is for now; what arrives is discarded
+	notify   func() // called once when there is something to read
 }
 
 func newReceiver() *receiver {
@@ -51,6 +48,37 @@ func (r *receiver) read(p []byte) (int, error) {
 	}
 }
 
+// readArrived is read without waiting, and without the deadline.
+func (r *receiver) readArrived(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.n > 0 && !r.closed {
+		return r.takeLocked(p), nil
+	}
+	return 0, r.err
+}
+
+// notifyArrival has fn called when there is something to read, unless there is.
+func (r *receiver) notifyArrival(fn func()) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.n > 0 || r.err != nil {
+		return false
+	}
+	r.notify = fn
+	return true
+}
+
+// arrivedLocked tells those who wait. What notify does would make the stack of
+// the read loop grow for good, so it has another one.
+func (r *receiver) arrivedLocked() {
+	r.cond.Broadcast()
+	if fn := r.notify; fn != nil {
+		r.notify = nil
+		go fn()
+	}
+}
+
 func (r *receiver) takeLocked(p []byte) (n int) {
 	full := r.n == len(r.ring)
 	for n < len(p) && r.n > 0 {
@@ -74,8 +102,8 @@ func (r *receiver) releaseLocked() {
 	}
 }
 
-// fill moves one message into the ring, waiting for room.
-func (r *receiver) fill(m io.Reader) error {
+// fill moves the payload of a frame into the ring, waiting for room.
+func (r *receiver) fill(f *frameReader, h header) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.filling = true
@@ -85,9 +113,8 @@ func (r *receiver) fill(m io.Reader) error {
 	}()
 	if r.ring == nil {
 		r.ring = getBuffer()
-		r.ring = r.ring[:cap(r.ring)]
 	}
-	for {
+	for done := int64(0); done < h.length; {
 		for r.n == len(r.ring) && !r.closed {
 			r.cond.Wait()
 		}
@@ -95,22 +122,23 @@ func (r *receiver) fill(m io.Reader) error {
 			r.n = 0
 		}
 		from := (r.first + r.n) % len(r.ring)
-		to := min(from+readChunk, from+len(r.ring)-r.n, len(r.ring))
+		to := min(from+len(r.ring)-r.n, len(r.ring))
+		to = int(min(int64(to), int64(from)+h.length-done))
 		// Readers move first and n so that from stays what it is.
 		r.mu.Unlock()
-		n, err := m.Read(r.ring[from:to])
+		n, err := f.payload(r.ring[from:to])
+		mask(r.ring[from:from+n], h.key, done)
 		r.mu.Lock()
-		if err == io.EOF { // unwrapped, it is the message's end and not the carrier's
-			return nil
-		}
 		if err != nil {
-			return err // bytes beside an error may still be masked
+			return err
 		}
+		done += int64(n)
 		if !r.closed {
 			r.n += n
-			r.cond.Broadcast()
+			r.arrivedLocked()
 		}
 	}
+	return nil
 }
 
 // fail ends the direction after what has arrived.
@@ -120,7 +148,7 @@ func (r *receiver) fail(err error) {
 	if r.err == nil {
 		r.err = err
 	}
-	r.cond.Broadcast()
+	r.arrivedLocked()
 }
 
 // close ends the direction now.
@@ -131,7 +159,7 @@ func (r *receiver) close(err error) {
 	r.deadline.StopLocked()
 	r.n = 0
 	r.releaseLocked()
-	r.cond.Broadcast()
+	r.arrivedLocked()
 }
 
 func (r *receiver) setDeadline(t time.Time) error {

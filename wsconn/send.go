@@ -1,8 +1,6 @@
 package wsconn
 
 import (
-	"bytes"
-	"context"
 	"fmt"
 	"io"
 	"net"
@@ -10,52 +8,55 @@ import (
 	"sync"
 	"time"
 
-	"github.com/coder/websocket"
-
 	"github.com/atls-ws/atls-ws/internal/deadline"
 )
 
-// sender is the sending direction, and what the WebSocket library takes for
-// its carrier. Write fills pending; the loop makes a message of it, for which
-// the library calls sender's io.Writer, which fills out; and the loop gives out
-// to the carrier in one call. So the library never blocks: a pong cannot run
-// into its five seconds, after which it would close, because a message is on a
-// slow line. Nothing but the loop writes to the carrier.
+const (
+	// A TLS connection keeps a buffer as large as the largest record that it has
+	// received, for as long as it lives. So what is sent after a pause goes out in
+	// small records; only a longer transfer gets large ones, which cost less CPU.
+	smallWrite  = 4 << 10
+	smallWrites = 1 << 20 // bytes that are sent so
+	pauseAfter  = 5 * time.Second
+)
+
+// sender is the sending direction. Write fills pending, which becomes a message
+// in place and one write to the carrier. Nothing but the loop writes to the
+// carrier, and the reading direction never waits for it: what it has to send is
+// kept in pong and goodbye.
 type sender struct {
-	raw  io.ReadWriteCloser // the hijacked connection, or the body of the 101
-	hard net.Conn
-	head *bytes.Reader // what net/http read ahead
-	ws   *websocket.Conn
+	raw    io.ReadWriteCloser // the hijacked connection, or the body of the 101
+	hard   net.Conn           // the lowest connection we can reach: closing it ends everything at once
+	batch  batch              // hard, if it is one
+	client bool
+	paced  bool // the carrier is TLS
 
 	turn sync.Mutex // one write at a time
 
 	mu       sync.Mutex
 	cond     sync.Cond
 	deadline deadline.Deadline
-	pending  []byte      // written, at most MaxMessage
-	out      []byte      // framed
+	pending  []byte      // from maxHead on what is written, at most MaxMessage
+	pong     []byte      // to be sent: the answer to the latest ping
+	goodbye  []byte      // to be sent after pending: a close frame
+	said     bool        // a close frame was made, so no further one is
 	running  bool        // the loop, which lives as long as there is something to send
-	framing  bool        // the loop is in ws.Write
-	hangup   bool        // the library has closed us: send out, then close raw
+	corked   bool        // the loop is not started for what is pending
+	hangup   bool        // send what there is, then close raw
 	kill     *time.Timer // and close hard anyway
 	ended    bool        // raw is closed or broken
 	closed   bool        // no more writes
 	err      error       // why no more messages can be made
+
+	last time.Time // of the loop: when it sent
+	sent int       // of the loop: bytes since a pause
 }
 
-func newSender(raw io.ReadWriteCloser, hard net.Conn, head []byte) *sender {
-	s := &sender{raw: raw, hard: hard}
-	if len(head) > 0 {
-		s.head = bytes.NewReader(bytes.Clone(head))
-	}
+func newSender(raw io.ReadWriteCloser, hard net.Conn, client, paced bool) *sender {
+	s := &sender{raw: raw, hard: hard, client: client, paced: paced}
+	s.batch, _ = hard.(batch)
 	s.cond.L = &s.mu
 	return s
-}
-
-func (s *sender) attach(ws *websocket.Conn) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.ws = ws
 }
 
 func (s *sender) write(p []byte) (n int, err error) {
@@ -72,18 +73,38 @@ func (s *sender) write(p []byte) (n int, err error) {
 		case s.deadline.ExpiredLocked():
 			return n, os.ErrDeadlineExceeded
 		}
-		if k := min(MaxMessage-len(s.pending), len(p)); k > 0 {
-			if s.pending == nil {
-				s.pending = getBuffer()
-			}
+		if s.pending == nil && len(p) > 0 {
+			s.pending = getBuffer()[:maxHead]
+		}
+		if k := min(cap(s.pending)-len(s.pending), len(p)); k > 0 {
 			s.pending = append(s.pending, p[:k]...)
-			s.startLocked()
+			if !s.corked || len(s.pending) == bufferSize {
+				s.startLocked()
+			}
 			p, n = p[k:], n+k
 		}
 		if len(p) == 0 {
 			return n, nil
 		}
 		s.cond.Wait()
+	}
+}
+
+func (s *sender) cork() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.corked = true
+}
+
+// uncork sends in the caller's goroutine: waking another one for each message
+// costs as much as a small message does.
+func (s *sender) uncork() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.corked = false
+	if !s.running && s.pending != nil {
+		s.running = true
+		s.loopLocked()
 	}
 }
 
@@ -94,17 +115,31 @@ func (s *sender) startLocked() {
 	}
 }
 
-// loop sends until nothing is left. It is alone: running guards it, and wait
-// waits for it.
 func (s *sender) loop() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.loopLocked()
+}
+
+// loopLocked sends until nothing is left. It is alone: running guards it, and
+// wait waits for it.
+func (s *sender) loopLocked() {
 	for !s.ended {
 		switch {
-		case len(s.out) > 0:
-			s.flushLocked()
-		case len(s.pending) > 0 && s.err == nil:
-			s.frameLocked()
+		case s.pong != nil:
+			p := s.pong
+			s.pong = nil
+			s.sendLocked(opPong, p)
+		case s.pending != nil:
+			p := s.pending
+			s.pending = nil
+			s.cond.Broadcast()
+			s.sendLocked(opBinary, p)
+			putBuffer(p)
+		case s.goodbye != nil:
+			p := s.goodbye
+			s.goodbye = nil
+			s.sendLocked(opClose, p)
 		case s.hangup:
 			s.ended = true
 			s.mu.Unlock()
@@ -120,31 +155,14 @@ func (s *sender) loop() {
 		s.kill.Stop()
 		_ = s.hard.Close()
 	}
-	s.out = nil
 	s.running = false
 	s.cond.Broadcast()
 }
 
-// frameLocked makes a message of what is pending, and room for more.
-func (s *sender) frameLocked() {
-	message := s.pending
-	s.pending = nil
-	s.framing = true
-	s.cond.Broadcast()
+// sendLocked sends a frame, whose payload begins at p[maxHead].
+func (s *sender) sendLocked(opcode byte, p []byte) {
 	s.mu.Unlock()
-	err := s.ws.Write(context.Background(), websocket.MessageBinary, message)
-	putBuffer(message)
-	s.mu.Lock()
-	s.framing = false
-	s.failLocked(err)
-}
-
-func (s *sender) flushLocked() {
-	out := s.out
-	s.out = nil
-	s.mu.Unlock()
-	_, err := s.raw.Write(out)
-	putBuffer(out)
+	err := s.put(sealFrame(p, opcode, s.client))
 	s.mu.Lock()
 	if err != nil {
 		s.ended = true
@@ -152,51 +170,86 @@ func (s *sender) flushLocked() {
 	}
 }
 
-// Write is the library's: a frame or a part of one.
-func (s *sender) Write(p []byte) (int, error) {
+// batch is a connection below TLS that gathers records.
+type batch interface {
+	Cork()
+	Uncork() error
+}
+
+// put gives a frame to the carrier.
+func (s *sender) put(p []byte) error {
+	if s.batch == nil || len(p) < smallWrite {
+		return s.records(p)
+	}
+	s.batch.Cork()
+	err := s.records(p)
+	if uerr := s.batch.Uncork(); err == nil {
+		err = uerr
+	}
+	return err
+}
+
+// records writes a frame, small to begin with.
+func (s *sender) records(p []byte) error {
+	if s.paced && len(p) > smallWrite {
+		now := time.Now()
+		if now.Sub(s.last) > pauseAfter {
+			s.sent = 0
+		}
+		s.last = now
+		for s.sent < smallWrites && len(p) > smallWrite {
+			if _, err := s.raw.Write(p[:smallWrite]); err != nil {
+				return err
+			}
+			s.sent += smallWrite
+			p = p[smallWrite:]
+		}
+	}
+	_, err := s.raw.Write(p)
+	return err
+}
+
+// answer sends a pong. Only the latest ping needs one (RFC 6455 section 5.5.3),
+// so that who pings and does not read gets no more.
+func (s *sender) answer(ping []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ended || s.hangup {
-		return 0, net.ErrClosed
+	if s.said {
+		return
 	}
-	if !s.framing && len(s.out)+len(p) > bufferSize {
-		return len(p), nil // a peer that pings and does not read gets no more pongs
-	}
-	if s.out == nil {
-		s.out = getBuffer()
-	}
-	s.out = append(s.out, p...)
-	if !s.framing {
-		s.startLocked()
-	}
-	return len(p), nil
+	s.pong = append(make([]byte, maxHead), ping...)
+	s.startLocked()
 }
 
-// Read is the library's.
-func (s *sender) Read(p []byte) (int, error) {
-	if s.head != nil {
-		if n, err := s.head.Read(p); err == nil {
-			return n, nil
-		}
-		s.head = nil
+// bid sends a close frame, once, behind what is pending.
+func (s *sender) bid(status uint16, reason string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.said || s.ended {
+		return
 	}
-	return s.raw.Read(p)
+	s.said = true
+	s.goodbye = append(make([]byte, maxHead), closePayload(status, reason)...)
+	if status == statusNone {
+		s.goodbye = s.goodbye[:maxHead]
+	}
+	s.startLocked()
 }
 
-// Close is the library's. It does not wait, but raw is closed soon.
-func (s *sender) Close() error {
+// hangUp closes raw soon, after what is to be sent. It does not wait.
+func (s *sender) hangUp() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.hangup {
-		return nil
+		return
 	}
 	s.hangup = true
 	if s.ended {
-		return s.hard.Close()
+		_ = s.hard.Close()
+		return
 	}
 	s.kill = time.AfterFunc(lingerTimeout, func() { _ = s.hard.Close() })
 	s.startLocked()
-	return nil
 }
 
 // drain refuses further writes and waits until the earlier ones are sent.
@@ -204,9 +257,12 @@ func (s *sender) drain() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	failed := s.err != nil
-	s.closed = true
+	s.closed, s.corked = true, false
 	s.deadline.StopLocked()
 	s.cond.Broadcast()
+	if s.pending != nil {
+		s.startLocked()
+	}
 	s.waitLocked()
 	if s.err != nil && !failed {
 		return fmt.Errorf("close: not all was sent: %w", s.err)

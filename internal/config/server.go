@@ -116,6 +116,10 @@ type ServerInner struct {
 	// certificates that devices are made with: those get to enrollment and to
 	// nothing else.
 	FactoryCA string `yaml:"factory_ca"`
+	// Tickets is a file of at least 32 random bytes, the same on all nodes of a
+	// cluster, so that a device resumes at any of them. Empty: each node has keys
+	// of its own, until it ends.
+	Tickets string `yaml:"tickets"`
 }
 
 // Limits bound what devices can use; 0 is the server package's default.
@@ -125,6 +129,7 @@ type Limits struct {
 	Streams      int           `yaml:"streams"`       // streams of one session
 	ReadyTimeout time.Duration `yaml:"ready_timeout"` // from the upgrade to ready
 	Keepalive    time.Duration `yaml:"keepalive"`     // between pings, 1 s to under 50 s
+	Signals      int           `yaml:"signals"`       // signals a second of one device
 	Dials        int           `yaml:"dials"`         // connections to services of one device
 	DeviceRate   int64         `yaml:"device_rate"`   // bytes a second of one device's service streams, each way
 	StreamRate   int64         `yaml:"stream_rate"`   // bytes a second of one of them, each way
@@ -173,7 +178,7 @@ func parseServer(data []byte, path string) (*Server, error) {
 	}
 	s.src = src
 	rebase(filepath.Dir(path), &s.Outer.Cert, &s.Outer.Key,
-		&s.Inner.Cert, &s.Inner.Key, &s.Inner.ClientCA, &s.Inner.FactoryCA, &s.Admin, &s.Data, &s.NATS.Credentials, &s.NATS.CA, &s.Cluster.Cert, &s.Cluster.Key, &s.Cluster.CA,
+		&s.Inner.Cert, &s.Inner.Key, &s.Inner.ClientCA, &s.Inner.FactoryCA, &s.Inner.Tickets, &s.Admin, &s.Data, &s.NATS.Credentials, &s.NATS.CA, &s.Cluster.Cert, &s.Cluster.Key, &s.Cluster.CA,
 		&s.Console.Cert, &s.Console.Key, &s.Console.ClientsCA, &s.Console.Tokens, &s.Audit)
 	rebase(filepath.Dir(path), &s.Enroll.Cert, &s.Enroll.Key, &s.Enroll.UpstreamCert, &s.Enroll.UpstreamKey, &s.Enroll.UpstreamCA, &s.Enroll.Tokens)
 	for i := range s.Inner.CRL {
@@ -229,6 +234,7 @@ func (s *Server) Validate() error {
 	if k := s.Limits.Keepalive; k > 0 && k < minKeepalive {
 		c.add("limits.keepalive", "must be at least 1s, or 0 for the default: devices ping no faster, and the server would call them dead")
 	}
+	c.notNegative("limits.signals", int64(s.Limits.Signals))
 	c.notNegative("limits.dials", int64(s.Limits.Dials))
 	c.notNegative("limits.device_rate", s.Limits.DeviceRate)
 	c.notNegative("limits.stream_rate", s.Limits.StreamRate)

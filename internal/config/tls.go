@@ -221,5 +221,6 @@ func (s *Server) Check() error {
 	if s.Cluster.On() {
 		_, cluster = s.Cluster.TLS()
 	}
-	return errors.Join(inner, outer, anchors, console, cluster, s.checkEnroll())
+	_, tickets := s.TicketKeys(time.Now())
+	return errors.Join(inner, outer, anchors, console, cluster, tickets, s.checkEnroll())
 }

@@ -35,6 +35,7 @@ type metrics struct {
 	reloads     *prometheus.CounterVec // by result
 	lastReload  prometheus.Gauge
 	sessionTime prometheus.Histogram
+	resumed     prometheus.Counter
 }
 
 func newMetrics() *metrics {
@@ -56,7 +57,8 @@ func newMetrics() *metrics {
 		lastReload: prometheus.NewGauge(prometheus.GaugeOpts{Name: "atls_reload_ok", Help: "1 unless what was read last was in error and the old stays in force."}),
 	}
 	m.lastReload.Set(1)
-	m.registry.MustRegister(m.sessions, m.handshakes, m.ends, m.decisions, m.signals, m.signalTime, m.sessionTime, m.reloads, m.lastReload,
+	m.resumed = prometheus.NewCounter(prometheus.CounterOpts{Name: "atls_resumed_total", Help: "Sessions whose inner TLS was resumed."})
+	m.registry.MustRegister(m.resumed, m.sessions, m.handshakes, m.ends, m.decisions, m.signals, m.signalTime, m.sessionTime, m.reloads, m.lastReload,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -70,6 +72,9 @@ func (m *metrics) reloaded(ok bool) {
 func (m *metrics) connected(s *server.Session) {
 	m.handshakes.WithLabelValues("ready").Inc()
 	m.sessions.WithLabelValues(carrierLabel(s), outerLabel(s)).Inc()
+	if s.ConnectionState().DidResume {
+		m.resumed.Inc()
+	}
 }
 
 func (m *metrics) disconnected(s *server.Session, err error) {
@@ -147,6 +152,8 @@ func refusalReason(err error) string {
 		return "refused_by_device"
 	case errors.As(err, &refused):
 		return "refused"
+	case errors.Is(err, server.ErrBeforeReady):
+		return "too_many_bytes"
 	case errors.Is(err, context.Canceled):
 		return "stopping"
 	case strings.HasPrefix(err.Error(), "carrier: "):
@@ -215,11 +222,16 @@ func (n *numbers) Collect(out chan<- prometheus.Metric) {
 	count(descEnded, st.Ended)
 	count(descFull, st.FullHalfOpen, "half_open")
 	count(descFull, st.FullSessions, "sessions")
+	count(descFull, st.FullStreams, "streams")
+	count(descFull, st.SlowedSignals, "signals")
+	count(descFull, st.LateTurns, "handshakes")
 	count(descFull, dials.Full, "dials")
+	count(descFull, limits.Slowed+dials.Slowed, "rate")
 	l := d.server.Limits()
 	gauge(descLimit, float64(l.HalfOpen), "half_open")
 	gauge(descLimit, float64(l.Sessions), "sessions")
 	gauge(descLimit, float64(l.Streams), "streams")
+	gauge(descLimit, float64(l.SignalRate), "signals")
 	gauge(descLimit, float64(d.reach.dials.Conns), "dials")
 	gauge(descStreams, float64(streams), "device")
 	gauge(descStreams, float64(dials.Conns), "server")

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/atls-ws/atls-ws/internal/config"
 	"github.com/atls-ws/atls-ws/internal/watch"
@@ -50,10 +51,11 @@ func loadMaterial(cfg *config.Server) (*material, error) {
 		m.console, consoleErr = cfg.Console.TLS()
 	}
 	sets, anchorErr := cfg.AnchorSets()
+	_, ticketErr := cfg.TicketKeys(time.Now())
 	for _, name := range slices.Sorted(maps.Keys(sets)) {
 		m.anchors = append(m.anchors, server.AnchorSet{Name: name, Certificates: sets[name]})
 	}
-	return m, errors.Join(innerErr, outerErr, consoleErr, anchorErr)
+	return m, errors.Join(innerErr, outerErr, consoleErr, anchorErr, ticketErr)
 }
 
 func newReloader(d *daemon, cfg *config.Server, o Options, m *material) *reloader {
@@ -102,10 +104,12 @@ func (r *reloader) run() {
 	ctx, cancel := context.WithCancel(context.Background())
 	r.cancel = cancel
 	r.d.server.Enforce(r.check)
+	r.turnTickets()
 	files := &watch.Files{Paths: r.paths, Ask: r.asked, Changed: func(bool) { r.reload() }}
 	files.Note()
 	r.d.wg.Go(func() { files.Run(ctx) })
 	r.d.wg.Go(func() { r.warnOfExpiry(ctx) })
+	r.d.wg.Go(func() { r.keepTurningTickets(ctx) })
 }
 
 func (r *reloader) close() {
@@ -124,7 +128,7 @@ func (r *reloader) ask() {
 
 func (r *reloader) paths() []string {
 	c := r.now.Load()
-	paths := []string{r.file, c.Inner.Cert, c.Inner.Key, c.Inner.ClientCA, c.Outer.Cert, c.Outer.Key, c.Console.Cert, c.Console.Key, c.Console.ClientsCA}
+	paths := []string{r.file, c.Inner.Cert, c.Inner.Key, c.Inner.ClientCA, c.Inner.Tickets, c.Outer.Cert, c.Outer.Key, c.Console.Cert, c.Console.Key, c.Console.ClientsCA}
 	paths = append(paths, c.Inner.CRL...)
 	return append(paths, slices.Collect(maps.Values(c.Anchors))...)
 }
@@ -153,6 +157,7 @@ func (r *reloader) reload() {
 		return
 	}
 	r.use(cfg, m)
+	r.turnTickets()
 	r.failed.Store(false)
 	ended := r.d.server.Enforce(r.check)
 	r.d.metrics.reloaded(true)

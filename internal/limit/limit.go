@@ -96,6 +96,9 @@ func (c *Conn) wait(r Rate, n int) error {
 	if d == 0 {
 		return nil
 	}
+	if c.counts != nil {
+		c.counts.slowed.Add(1)
+	}
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {

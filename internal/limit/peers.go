@@ -13,7 +13,7 @@ type Peers struct {
 	Rate  int64 // bytes a second of one peer, each way; 0: no limit
 	Each  int64 // bytes a second of one connection, each way; 0: no limit
 
-	in, out, full atomic.Uint64
+	in, out, full, slowed atomic.Uint64
 
 	mu    sync.Mutex
 	peers map[string]*peer
@@ -71,11 +71,12 @@ type Stats struct {
 	Conns   int    // that have entered
 	In, Out uint64 // bytes read from and written to wrapped connections
 	Full    uint64 // refusals of Enter
+	Slowed  uint64 // reads and writes that had to wait for their rate
 }
 
 // Stats returns the numbers of all peers together.
 func (p *Peers) Stats() Stats {
-	s := Stats{In: p.in.Load(), Out: p.out.Load(), Full: p.full.Load()}
+	s := Stats{In: p.in.Load(), Out: p.out.Load(), Full: p.full.Load(), Slowed: p.slowed.Load()}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, one := range p.peers {

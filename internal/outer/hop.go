@@ -99,14 +99,14 @@ func (h *Hop) Close() {
 	h.conns = nil
 	h.mu.Unlock()
 	for c := range conns {
-		_ = c.Conn.Close()
+		_ = c.Batch.Close()
 	}
 	h.CloseIdleConnections()
 }
 
 // conn is a connection that the hop forgets when it is closed.
 type conn struct {
-	net.Conn
+	*Batch
 	hop *Hop
 }
 
@@ -114,7 +114,7 @@ func (c *conn) Close() error {
 	c.hop.mu.Lock()
 	delete(c.hop.conns, c)
 	c.hop.mu.Unlock()
-	return c.Conn.Close()
+	return c.Batch.Close()
 }
 
 func (h *Hop) dialTCP(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -128,7 +128,7 @@ func (h *Hop) dialTCP(ctx context.Context, network, addr string) (net.Conn, erro
 		_ = raw.Close()
 		return nil, net.ErrClosed
 	}
-	c := &conn{raw, h}
+	c := &conn{NewBatch(raw), h}
 	h.conns[c] = struct{}{}
 	return c, nil
 }

@@ -19,7 +19,11 @@ var (
 	ErrDraining = errors.New("the peer asked to reconnect")  // no new streams
 	ErrReplaced = errors.New("a newer session took over")    // of the same device
 	errProtocol = errors.New("peer breaks the mux protocol") // yamux said so
+	// ErrBeforeReady says that the peer sent too much before the session was ready.
+	ErrBeforeReady = fmt.Errorf("more than %d bytes before ready", maxBeforeReady)
+
 	errPings    = errors.New("too many pings wait for an answer")
+	errStreamID = errors.New("stream opened with an id of the other end's")
 	errHTTPS    = errors.New("use an http URL: the inner session is the security")
 )
 

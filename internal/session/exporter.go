@@ -27,7 +27,8 @@ func (s *Session) ExportKeyingMaterial(label string, context []byte, length int)
 	case length < 1 || length > maxExported:
 		return nil, fmt.Errorf("exporter: %d bytes, want 1 to %d", length, maxExported)
 	}
-	return s.state.ExportKeyingMaterial(label, context, length)
+	state := s.inner.ConnectionState()
+	return state.ExportKeyingMaterial(label, context, length)
 }
 
 // NextSealed numbers the sealed requests of a session, from 1.

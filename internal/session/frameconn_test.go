@@ -1,6 +1,7 @@
 package session
 
 import (
+	"encoding/binary"
 	"errors"
 	"io"
 	"net"
@@ -116,4 +117,53 @@ func TestAFailedWriteEndsTheSession(t *testing.T) {
 			t.Errorf("after %s: %v", d, e.client.Err())
 		}
 	})
+}
+
+// Signals and their acks must not wait behind the bulk data of other streams.
+func TestFramesOfASignalStreamOvertakeBulk(t *testing.T) {
+	a, b := net.Pipe()
+	link := newCountingConn(a)
+	release := link.hold()
+	c := newFrameConn(link, newLimitedConn(link), link)
+	write := func(stream uint32, body string) {
+		_, _ = c.Write(frame(frameData, 0, stream, uint32(len(body))))
+		_, _ = c.Write([]byte(body))
+	}
+	write(1, "on its way")
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+		c.tx.Lock()
+		taken := c.tx.buf == nil
+		c.tx.Unlock()
+		if taken {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("the flusher takes nothing")
+		}
+	}
+	c.hurry(5)
+	write(1, "bulk")
+	write(5, "signal")
+	write(1, "more")
+	c.forget(5)
+	write(5, "end")
+	want := "on its way" + "signal" + "bulk" + "more" + "end"
+	got := ""
+	release()
+	for len(got) < len(want) {
+		head := make([]byte, frameHead)
+		if _, err := io.ReadFull(b, head); err != nil {
+			t.Fatal(err)
+		}
+		body := make([]byte, binary.BigEndian.Uint32(head[8:]))
+		if _, err := io.ReadFull(b, body); err != nil {
+			t.Fatal(err)
+		}
+		got += string(body)
+	}
+	if got != want {
+		t.Errorf("sent %q, want %q", got, want)
+	}
+	_ = b.Close()
+	_ = c.Close()
 }

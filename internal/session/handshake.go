@@ -8,100 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
-	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/atls-ws/atls-ws/internal/proto"
 )
-
-// maxBeforeReady bounds what a peer can send before the session is ready.
-const maxBeforeReady = 64 << 10
-
-// Config is what both ends need for a session. TLS is the INNER configuration;
-// Client and Server tighten a clone of it. Zero values of the rest have the
-// documented defaults.
-type Config struct {
-	TLS       *tls.Config
-	Mux       *Mux          // nil: answers to nothing
-	Logger    *slog.Logger  // nil: silence
-	Streams   int           // the peer's open streams; 0: DefaultStreams
-	Keepalive time.Duration // server: interval of pings; 0: DefaultKeepalive. The client learns it
-
-	Hello   func() Hello // client: what it says of itself, asked for when the handshake is done; nil: nothing
-	Applied *Applied     // client: what it has handled; nil: signals that come again are handled again
-	Queue   string       // server: names the queue that signals with a Seq come from
-	HTTP    bool         // server: take peers of atls-http/1 too
-	Guests  bool         // server: take those of atls-http/1 without a certificate too
-	// Admit is the server's decision on a peer whose certificate is verified. It
-	// returns the device's id, or an error: a *RefusedError goes to the peer as it
-	// is, any other as not allowed with its text. It may complete the Hello.
-	Admit func(state tls.ConnectionState, hello *Hello) (device string, err error)
-	// Authorize decides on each stream that the peer opens to a service, whether
-	// anybody listens on it or not; nil allows all. ctx is the session's. A
-	// *RefusedError goes to the peer as it is, any other error as not allowed
-	// with its text.
-	Authorize func(ctx context.Context, device, service string) error
-}
-
-func (c *Config) complete() *Config {
-	cc := *c
-	if cc.Mux == nil {
-		cc.Mux = new(Mux)
-	}
-	if cc.Logger == nil {
-		cc.Logger = slog.New(slog.DiscardHandler)
-	}
-	if cc.Streams <= 0 {
-		cc.Streams = DefaultStreams
-	}
-	if cc.Keepalive <= 0 {
-		cc.Keepalive = DefaultKeepalive
-	}
-	return &cc
-}
-
-// tighten clones an inner configuration and sets what is not negotiable.
-func tighten(c *tls.Config, protocols ...string) *tls.Config {
-	t := c.Clone()
-	t.MinVersion, t.MaxVersion = tls.VersionTLS13, 0
-	t.NextProtos = protocols
-	t.DynamicRecordSizingDisabled = true
-	return t
-}
-
-// CheckClientTLS says what an inner client configuration lacks.
-func CheckClientTLS(c *tls.Config) error {
-	switch {
-	case c == nil:
-		return errors.New("inner TLS configuration is missing")
-	case c.InsecureSkipVerify:
-		return errors.New("inner TLS configuration: InsecureSkipVerify would trust any middlebox")
-	case c.RootCAs == nil:
-		return errors.New("inner TLS configuration: RootCAs is missing: the system's roots must not decide whom the device trusts")
-	case c.ServerName == "":
-		return errors.New("inner TLS configuration: ServerName is missing")
-	case len(c.Certificates) == 0 && c.GetClientCertificate == nil:
-		return errors.New("inner TLS configuration: the device's certificate is missing")
-	}
-	return nil
-}
-
-// CheckServerTLS says what an inner server configuration lacks.
-func CheckServerTLS(c *tls.Config) error {
-	switch {
-	case c == nil:
-		return errors.New("inner TLS configuration is missing")
-	case c.ClientCAs == nil && c.GetConfigForClient == nil:
-		return errors.New("inner TLS configuration: ClientCAs is missing: nobody's certificate could be verified")
-	case len(c.Certificates) == 0 && c.GetCertificate == nil && c.GetConfigForClient == nil:
-		return errors.New("inner TLS configuration: the server's certificate is missing")
-	}
-	return nil
-}
 
 // Client makes the device's end of a session on conn, which it then owns: on an
 // error it is closed. It returns after the server's Ready. ctx bounds the
@@ -111,10 +23,9 @@ func Client(ctx context.Context, conn net.Conn, c *Config) (*Session, error) {
 		_ = conn.Close()
 		return nil, err
 	}
+	t := tighten(c.TLS, proto.ALPNMux)
 	cfg := c.complete()
-	limited := &limitedConn{Conn: conn}
-	limited.left.Store(maxBeforeReady)
-	t := tighten(cfg.TLS, proto.ALPNMux)
+	limited := newLimitedConn(conn)
 	if t.GetClientCertificate == nil {
 		// crypto/tls holds back a certificate that the server's CA list does not
 		// name; the server could then only say that none came.
@@ -166,16 +77,21 @@ func Client(ctx context.Context, conn net.Conn, c *Config) (*Session, error) {
 	}
 	limited.left.Store(-1)
 	if k := ready.Keepalive; k >= time.Second && k <= 5*time.Minute {
-		cfg.Keepalive = k
+		cfg.Keepalive = k // cfg is this session's alone
 	}
-	return newSession(cfg, tc, conn, true, ready, hello), nil
+	return newSession(cfg, tc, limited, true, ready, hello), nil
 }
 
-// Server makes the server's end of a session on conn, which it then owns: on
+// Server makes the server's end of one session on conn, which it then owns: on
 // an error it is closed, after the peer has been told. ctx bounds the making,
 // not the session.
 func Server(ctx context.Context, conn net.Conn, c *Config) (*Session, error) {
-	in, err := Accept(ctx, conn, c)
+	a, err := NewAcceptor(c)
+	if err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	in, err := a.Accept(ctx, conn)
 	if err != nil {
 		return nil, err
 	}
@@ -185,63 +101,13 @@ func Server(ctx context.Context, conn net.Conn, c *Config) (*Session, error) {
 // Inner is a verified inner TLS connection on the server, before it is known
 // what it will be. Session or HTTP makes it that, and takes it over.
 type Inner struct {
+	// Admit is Config's, unless it is set to what is to decide on this peer.
+	Admit func(state tls.ConnectionState, hello *Hello) (device string, err error)
+
 	cfg     *Config
 	conn    *tls.Conn
 	limited *limitedConn
 	carrier net.Conn
-}
-
-// Accept does the server's inner handshake on conn, which it then owns. ctx
-// bounds it.
-func Accept(ctx context.Context, conn net.Conn, c *Config) (*Inner, error) {
-	if err := CheckServerTLS(c.TLS); err != nil {
-		_ = conn.Close()
-		return nil, err
-	}
-	cfg := c.complete()
-	protocols := []string{proto.ALPNMux}
-	if cfg.HTTP {
-		protocols = append(protocols, proto.ALPNHTTP)
-	}
-	in := &Inner{cfg: cfg, carrier: conn, limited: &limitedConn{Conn: conn}}
-	in.limited.left.Store(maxBeforeReady)
-	t := tightenServer(cfg.TLS, protocols)
-	if cfg.Guests && cfg.HTTP {
-		t = withGuests(t)
-	}
-	in.conn = tls.Server(in.limited, t)
-	err := greet(ctx, conn, func() error {
-		if err := in.conn.HandshakeContext(ctx); err != nil {
-			return fmt.Errorf("inner handshake: %w", remoteAlert(err))
-		}
-		if p := in.protocol(); !slices.Contains(protocols, p) {
-			return fmt.Errorf("inner handshake: client negotiated ALPN %q, want one of %q", p, protocols)
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	return in, nil
-}
-
-// tightenServer is tighten for a server. What GetConfigForClient returns is
-// tightened too.
-func tightenServer(c *tls.Config, protocols []string) *tls.Config {
-	t := tighten(c, protocols...)
-	t.ClientAuth = tls.RequireAndVerifyClientCert
-	if get := t.GetConfigForClient; get != nil {
-		t.GetConfigForClient = func(h *tls.ClientHelloInfo) (*tls.Config, error) {
-			c, err := get(h)
-			if c == nil || err != nil {
-				return nil, err
-			}
-			c = tightenServer(c, protocols)
-			c.GetConfigForClient = nil
-			return c, nil
-		}
-	}
-	return t
 }
 
 func (in *Inner) protocol() string { return in.conn.ConnectionState().NegotiatedProtocol }
@@ -252,9 +118,9 @@ func (in *Inner) IsHTTP() bool { return in.protocol() == proto.ALPNHTTP }
 // HTTP admits the peer. The caller owns the connection, on which the peer sends
 // HTTP/1.1 requests. ctx bounds the admission.
 func (in *Inner) HTTP(ctx context.Context) (conn *tls.Conn, device string, err error) {
-	if in.cfg.Admit != nil {
+	if in.Admit != nil {
 		err = greet(ctx, in.carrier, func() (err error) {
-			device, err = in.cfg.Admit(in.conn.ConnectionState(), &Hello{})
+			device, err = in.Admit(in.conn.ConnectionState(), &Hello{})
 			return err
 		})
 		if err != nil {
@@ -287,8 +153,8 @@ func (in *Inner) Session(ctx context.Context) (*Session, error) {
 		if err != nil {
 			return err
 		}
-		if cfg.Admit != nil {
-			if ready.Device, err = cfg.Admit(tc.ConnectionState(), &hello); err != nil {
+		if in.Admit != nil {
+			if ready.Device, err = in.Admit(tc.ConnectionState(), &hello); err != nil {
 				return refuse(tc, err)
 			}
 		}
@@ -305,7 +171,7 @@ func (in *Inner) Session(ctx context.Context) (*Session, error) {
 		return nil, err
 	}
 	in.limited.left.Store(-1)
-	return newSession(cfg, tc, in.carrier, false, ready, hello), nil
+	return newSession(cfg, tc, in.limited, false, ready, hello), nil
 }
 
 // greet runs f with ctx bounding its reads and writes, and closes conn when it
@@ -364,25 +230,6 @@ func remoteAlert(err error) error {
 		return &AlertError{err}
 	}
 	return err
-}
-
-// limitedConn fails reads after a number of bytes; a negative number is no limit.
-type limitedConn struct {
-	net.Conn
-	left atomic.Int64
-}
-
-func (c *limitedConn) Read(p []byte) (int, error) {
-	left := c.left.Load()
-	if left < 0 {
-		return c.Conn.Read(p)
-	}
-	if left == 0 {
-		return 0, fmt.Errorf("more than %d bytes before ready", maxBeforeReady)
-	}
-	n, err := c.Conn.Read(p[:min(int64(len(p)), left)])
-	c.left.CompareAndSwap(left, left-int64(n))
-	return n, err
 }
 
 func newID() string {

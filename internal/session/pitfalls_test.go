@@ -202,7 +202,7 @@ func TestAStreamThatIsNotEndedIsReset(t *testing.T) {
 		if n := e.server.Streams(); n != 0 {
 			t.Errorf("%d streams still count", n)
 		}
-		if n := e.server.mux.NumStreams(); n != 0 {
+		if n := e.server.mux.streams(); n != 0 {
 			t.Errorf("yamux keeps %d streams", n)
 		}
 	})

@@ -27,14 +27,18 @@ func (s *Session) serveSignals(st *Stream) {
 		return
 	}
 	_ = st.SetDeadline(time.Time{})
-	for {
+	defer s.frames.forget(st.ys.StreamID())
+	for first := true; ; first = false {
 		typ, body, err := proto.ReadFrame(st)
 		if err != nil {
 			return
 		}
+		if first { // the peer has had our answer, and with it yamux's
+			s.frames.hurry(st.ys.StreamID())
+		}
 		if err := s.serveFrame(st, typ, body); err != nil {
 			if s.Err() == nil {
-				s.cfg.Logger.Warn("signal stream ended", "err", err)
+				s.log().Warn("signal stream ended", "err", err)
 			}
 			return
 		}
@@ -48,6 +52,9 @@ func (s *Session) serveFrame(st *Stream, typ byte, body []byte) error {
 		if err != nil {
 			return err
 		}
+		if err := s.paceSignal(); err != nil {
+			return err
+		}
 		ack := s.handleOnce(&sig)
 		_ = st.SetWriteDeadline(time.Now().Add(ackWriteTimeout))
 		_, err = st.Write(proto.AppendAck(nil, &ack))
@@ -59,7 +66,7 @@ func (s *Session) serveFrame(st *Stream, typ byte, body []byte) error {
 		}
 		s.mu.Lock()
 		if s.drain == nil {
-			close(s.drained)
+			close(s.drainedLocked())
 		}
 		s.drain = &d
 		s.mu.Unlock()
@@ -111,7 +118,7 @@ func (s *Session) handle(sig *Signal) (ack proto.Ack) {
 	}
 	defer func() {
 		if p := recover(); p != nil {
-			s.cfg.Logger.Error("signal handler panicked", "signal", sig.Name, "panic", p)
+			s.log().Error("signal handler panicked", "signal", sig.Name, "panic", p)
 			ack.Code, ack.Text = proto.Refused, "the handler failed"
 		}
 	}()

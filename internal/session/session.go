@@ -40,7 +40,6 @@ const (
 	openTimeout      = 10 * time.Second // for the header of an inbound stream
 	byeWait          = time.Second      // for a peer that was told to go
 	acceptBacklog    = 32               // equal on both ends, yamux assumes it
-	windowSize       = 256 << 10
 )
 
 // Session is an inner TLS connection with streams and signals in it. All
@@ -49,22 +48,23 @@ type Session struct {
 	cfg     *Config
 	ready   *Ready
 	hello   Hello
-	state   tls.ConnectionState
+	inner   *tls.Conn
 	carrier net.Conn
 	opened  time.Time
 
 	frames *frameConn
-	mux    *yamux.Session
+	mux    lazyMux
+	window uint32          // of a stream
 	ctx    context.Context // ends with the session; handlers get it
 	cancel context.CancelFunc
 	done   chan struct{}
 
-	opening chan struct{} // slots of Dials that wait for yamux's ACK
-	inbound atomic.Int32
-	signals signalSender
-	nsignal atomic.Int32 // inbound signal streams
-	// outbound service streams
-	outbound atomic.Int32
+	inbound  atomic.Int32
+	nsignal  atomic.Int32 // inbound signal streams
+	outbound atomic.Int32 // outbound service streams
+	opens    onFirstUse[openings]
+	signals  onFirstUse[signalSender]
+	paces    onFirstUse[pace] // of the peer's signals
 
 	sealedCount atomic.Uint64 // requests outside, see NextSealed
 
@@ -72,49 +72,32 @@ type Session struct {
 	err       error
 	leaving   error // why this end closes, set before the peer is told
 	drain     *proto.Drain
-	drained   chan struct{}
-	keepalive *time.Timer
+	drained   chan struct{} // made when it is first asked for or closed
+	keepalive *time.Timer   // calls beat
+	beatAt    time.Time     // when
+	onDone    []func()
 	wg        sync.WaitGroup
 }
 
-func newSession(cfg *Config, conn *tls.Conn, carrier net.Conn, isClient bool, ready *proto.Ready, hello Hello) *Session {
+func newSession(cfg *Config, conn *tls.Conn, below *limitedConn, isClient bool, ready *proto.Ready, hello Hello) *Session {
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &Session{
 		cfg: cfg, ready: ready, hello: hello,
-		state: conn.ConnectionState(), carrier: carrier, opened: time.Now(),
-		frames: newFrameConn(conn, carrier), cancel: cancel,
-		done: make(chan struct{}), drained: make(chan struct{}),
-		opening: make(chan struct{}, acceptBacklog-4),
+		inner: conn, carrier: below.Conn, opened: time.Now(),
+		frames: newFrameConn(conn, below, below.Conn), cancel: cancel,
+		done: make(chan struct{}), window: windowFor(below.rtt),
 	}
 	s.ctx = context.WithValue(ctx, contextKey{}, s)
-	s.signals.init()
-	yc := &yamux.Config{
-		AcceptBacklog:     acceptBacklog,
-		KeepAliveInterval: time.Hour, // not enabled; must not be 0
-		// yamux's write timeout leaves the session up and the peer's Read hung
-		// (GHSA-29qp-crvh-w22m), and fires on a slow link that works. Liveness is
-		// ours: beat.
-		ConnectionWriteTimeout: 24 * time.Hour,
-		MaxStreamWindowSize:    windowSize,
-		// Both of these close more than they should: a session for one slow stream,
-		// a half-closed stream that is still in use. Dial and Stream.Close bound it.
-		StreamOpenTimeout:  0,
-		StreamCloseTimeout: 0,
-		Logger:             &yamuxLog{log: cfg.Logger},
-	}
-	open := yamux.Server
+	s.frames.mayPark = s.mayPark
+	s.mux.init(isClient)
 	if isClient {
-		open = yamux.Client
+		s.frames.parity = 1
 	}
-	mux, err := open(s.frames, yc)
-	if err != nil {
-		panic(err) // the configuration above is constant
-	}
-	s.mux = mux
-	s.wg.Go(s.accept)
 	s.mu.Lock()
-	s.keepalive = time.AfterFunc(s.beatIn(), s.beat)
+	s.keepalive = time.AfterFunc(time.Hour, s.beat)
+	s.beatAfterLocked(s.beatIn())
 	s.mu.Unlock()
+	s.rest()
 	return s
 }
 
@@ -131,6 +114,11 @@ func NewContext(ctx context.Context, s *Session) context.Context {
 	return context.WithValue(ctx, contextKey{}, s)
 }
 
+// log names the session; a logger that is kept would cost each half a KiB.
+func (s *Session) log() *slog.Logger {
+	return s.cfg.Logger.With("device", s.Device(), "session", s.ID(), "remote", s.RemoteAddr())
+}
+
 // ID names the session in the logs of both ends.
 func (s *Session) ID() string { return s.ready.Session }
 
@@ -144,7 +132,7 @@ func (s *Session) Ready() Ready { return *s.ready }
 func (s *Session) Hello() Hello { return s.hello }
 
 // ConnectionState is the inner TLS state.
-func (s *Session) ConnectionState() tls.ConnectionState { return s.state }
+func (s *Session) ConnectionState() tls.ConnectionState { return s.inner.ConnectionState() }
 
 // RemoteAddr is the carrier's.
 func (s *Session) RemoteAddr() net.Addr { return s.carrier.RemoteAddr() }
@@ -155,6 +143,18 @@ func (s *Session) Opened() time.Time { return s.opened }
 // Done is closed when the session has ended; Err then says why.
 func (s *Session) Done() <-chan struct{} { return s.done }
 
+// OnDone has fn called in a goroutine of its own when the session has ended. It
+// costs an idle session less than a goroutine that waits for Done.
+func (s *Session) OnDone(fn func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil {
+		go fn()
+		return
+	}
+	s.onDone = append(s.onDone, fn)
+}
+
 // Err is nil while the session lives.
 func (s *Session) Err() error {
 	s.mu.Lock()
@@ -163,7 +163,18 @@ func (s *Session) Err() error {
 }
 
 // Drained is closed when the peer has asked this end to reconnect.
-func (s *Session) Drained() <-chan struct{} { return s.drained }
+func (s *Session) Drained() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.drainedLocked()
+}
+
+func (s *Session) drainedLocked() chan struct{} {
+	if s.drained == nil {
+		s.drained = make(chan struct{})
+	}
+	return s.drained
+}
 
 // ReconnectIn is the time after which the peer that drains wants this end
 // back: fixed part plus a random part of the spread.
@@ -181,7 +192,7 @@ func (s *Session) ReconnectIn() time.Duration {
 }
 
 // Busy says whether any stream is open, in either direction.
-func (s *Session) Busy() bool { return s.mux.NumStreams() > 0 }
+func (s *Session) Busy() bool { return s.mux.streams() > 0 }
 
 // InUse says whether a stream to a service is open, in either direction.
 func (s *Session) InUse() bool { return s.outbound.Load()+s.inbound.Load() > s.nsignal.Load() }
@@ -232,15 +243,20 @@ func (s *Session) fail(err error) {
 		s.keepalive.Stop()
 	}
 	s.wg.Add(1)
+	ended := s.onDone
+	s.onDone = nil
 	s.mu.Unlock()
 	close(s.done)
 	s.cancel()
+	for _, fn := range ended {
+		go fn()
+	}
 	go func() {
 		defer s.wg.Done()
 		if !errors.Is(err, ErrClosed) {
 			s.frames.abort()
 		}
-		_ = s.mux.Close()
+		s.endMux()
 	}()
 }
 
@@ -257,23 +273,29 @@ func (s *Session) spawn(fn func()) bool {
 }
 
 // accept takes the peer's streams until the mux ends.
-func (s *Session) accept() {
+func (s *Session) accept(mux *yamux.Session) {
 	for {
-		ys, err := s.mux.AcceptStream()
+		ys, err := mux.AcceptStream()
 		for range acceptBacklog { // a stream that was waiting hides why the mux has ended
 			if !errors.Is(err, yamux.ErrSessionShutdown) {
 				break
 			}
-			ys, err = s.mux.AcceptStream()
+			ys, err = mux.AcceptStream()
 		}
 		if err != nil {
-			s.fail(muxError(err))
+			if !s.parked(mux) {
+				s.fail(muxError(err))
+			}
 			return
 		}
+		s.mux.count()
 		n := int(s.inbound.Add(1))
+		if n > s.streams() {
+			s.cfg.limited(LimitStreams)
+		}
 		// Over the cap a stream gets a refusal; far over it, a reset.
-		if n > s.cfg.Streams+acceptBacklog || !s.spawn(func() { s.serve(ys, n > s.cfg.Streams) }) {
-			s.frames.reset(ys.StreamID())
+		if n > s.streams()+acceptBacklog || !s.spawn(func() { s.serve(ys, n > s.streams()) }) {
+			s.reset(ys)
 			s.inbound.Add(-1)
 		}
 	}
@@ -282,7 +304,7 @@ func (s *Session) accept() {
 // muxError turns the reason for which yamux ended into ours.
 func muxError(err error) error {
 	switch {
-	case errors.Is(err, errPings), errors.Is(err, yamux.ErrInvalidVersion), errors.Is(err, yamux.ErrInvalidMsgType),
+	case errors.Is(err, errPings), errors.Is(err, errStreamID), errors.Is(err, yamux.ErrInvalidVersion), errors.Is(err, yamux.ErrInvalidMsgType),
 		errors.Is(err, yamux.ErrRecvWindowExceeded), errors.Is(err, yamux.ErrDuplicateStream), errors.Is(err, yamux.ErrUnexpectedFlag):
 		return fmt.Errorf("%w: %w", errProtocol, err)
 	case errors.Is(err, io.EOF), errors.Is(err, yamux.ErrSessionShutdown):
@@ -297,21 +319,33 @@ func (s *Session) beatIn() time.Duration {
 }
 
 // beat pings a silent peer and gives up on one silent for too long. Reads
-// count, not writes: bulk data on its way out proves nothing.
+// count, not writes: bulk data on its way out proves nothing. A session without
+// streams is put to rest.
 func (s *Session) beat() {
 	silent := time.Since(time.Unix(0, s.frames.lastRead.Load()))
 	if silent >= missedPings*s.cfg.Keepalive {
 		s.fail(fmt.Errorf("%w: %s", ErrDead, silent.Round(time.Second)))
 		return
 	}
-	if silent >= s.cfg.Keepalive/2 {
+	next := s.beatIn()
+	if wait, ping := s.tryRest(); wait > 0 {
+		next = min(next, wait)
+		if ping != 0 {
+			s.frames.ping(ping)
+		}
+	} else if silent >= s.cfg.Keepalive/2 {
 		s.frames.ping(0)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.err == nil {
-		s.keepalive.Reset(s.beatIn())
+		s.beatAfterLocked(next)
 	}
+}
+
+func (s *Session) beatAfterLocked(d time.Duration) {
+	s.beatAt = time.Now().Add(d)
+	s.keepalive.Reset(d)
 }
 
 // yamuxLog passes yamux's own log on at Debug level. The line of a hostile

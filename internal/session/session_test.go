@@ -282,7 +282,7 @@ func TestSignalsWaitForASlowHandler(t *testing.T) {
 	if len(order) != 9 || order[0] != 0 {
 		t.Fatalf("handled %v", order)
 	}
-	if n := len(e.server.signals.tokens); n != 0 {
+	if n := len(e.server.signals.get(newSignalSender).tokens); n != 0 {
 		t.Errorf("%d tokens still taken", n)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/atls-ws/atls-ws/internal/proto"
@@ -25,14 +26,13 @@ var errSignalsEnded = errors.New("signal stream ended")
 // signalSender is the sending side of a session's signals: a signal stream,
 // opened when first needed and closed when idle.
 type signalSender struct {
-	turn   chan struct{} // held to send, so that order is the callers'
-	tokens chan struct{} // taken by what is not acked
-	out    *signalStream // under turn
+	turn   chan struct{}                // held to send, so that order is the callers'
+	tokens chan struct{}                // taken by what is not acked
+	out    atomic.Pointer[signalStream] // set under turn; an ended one is let go of
 }
 
-func (q *signalSender) init() {
-	q.turn = make(chan struct{}, 1)
-	q.tokens = make(chan struct{}, unackedTokens)
+func newSignalSender() *signalSender {
+	return &signalSender{turn: make(chan struct{}, 1), tokens: make(chan struct{}, unackedTokens)}
 }
 
 func (q *signalSender) release(n int) {
@@ -150,7 +150,7 @@ func (s *Session) tell(ctx context.Context, buf []byte) error {
 // send waits for its turn and for tokens, and hands the frame to the signal
 // stream's writer. It opens the stream when there is none.
 func (s *Session) send(ctx context.Context, f outFrame, id [16]byte, w *waiter) (*signalStream, error) {
-	q := &s.signals
+	q := s.signals.get(newSignalSender)
 	select {
 	case q.turn <- struct{}{}:
 		defer func() { <-q.turn }()
@@ -173,42 +173,46 @@ func (s *Session) send(ctx context.Context, f outFrame, id [16]byte, w *waiter) 
 		}
 	}
 	for {
-		if q.out == nil {
-			if err := s.openSignals(ctx); err != nil {
+		out := q.out.Load()
+		if out == nil {
+			var err error
+			if out, err = s.openSignals(ctx, q); err != nil {
 				q.release(taken)
 				return nil, err
 			}
 		}
-		err := q.out.add(f, id, w)
+		err := out.add(f, id, w)
 		if err == nil {
-			return q.out, nil
+			return out, nil
 		}
 		if !errors.Is(err, errSignalsEnded) {
 			q.release(taken)
 			return nil, err
 		}
-		q.out = nil // it took nothing: a new stream will
+		q.out.CompareAndSwap(out, nil) // it took nothing: a new stream will
 	}
 }
 
 // openSignals opens the signal stream; the caller has the turn.
-func (s *Session) openSignals(ctx context.Context) error {
+func (s *Session) openSignals(ctx context.Context, q *signalSender) (*signalStream, error) {
 	st, err := s.dial(ctx, proto.ServiceSignals)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	out := &signalStream{
-		q: &s.signals, st: st, frames: make(chan outFrame, unackedTokens+8),
+		q: q, st: st, frames: make(chan outFrame, unackedTokens+8),
 		done: make(chan struct{}), waiting: map[[16]byte]*waiter{},
 	}
+	s.frames.hurry(st.ys.StreamID()) // the peer has answered, so it knows the stream
+	q.out.Store(out)
 	if !s.spawn(out.write) {
+		s.frames.forget(st.ys.StreamID())
 		_ = st.Close()
-		return s.Err()
+		return nil, s.Err()
 	}
 	// When the session has just ended, the writer ends what nobody reads.
 	s.spawn(out.readAcks)
-	s.signals.out = out
-	return nil
+	return out, nil
 }
 
 // add registers a signal and queues its frame, or none of the two.
@@ -246,6 +250,7 @@ func (o *signalStream) endLocked() {
 		return
 	}
 	o.ended = true
+	o.q.out.CompareAndSwap(o, nil)
 	close(o.done)
 	for id, w := range o.waiting {
 		delete(o.waiting, id)
@@ -255,7 +260,10 @@ func (o *signalStream) endLocked() {
 }
 
 func (o *signalStream) write() {
-	defer func() { _ = o.st.Close() }()
+	defer func() {
+		o.st.session.frames.forget(o.st.ys.StreamID())
+		_ = o.st.Close()
+	}()
 	defer o.end()
 	idle := time.NewTimer(signalsIdle)
 	defer idle.Stop()
@@ -296,7 +304,7 @@ func (o *signalStream) readAcks() {
 		}
 		a, err := proto.ParseAck(body)
 		if err != nil {
-			o.st.session.cfg.Logger.Warn("bad ack", "err", err)
+			o.st.session.log().Warn("bad ack", "err", err)
 			return
 		}
 		o.mu.Lock()

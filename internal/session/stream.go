@@ -94,7 +94,7 @@ func (st *Stream) Read(p []byte) (int, error) {
 		return n, nil
 	}
 	if errors.Is(err, io.EOF) && !st.eof {
-		if st.session.mux.IsClosed() {
+		if st.ys.Session().IsClosed() {
 			<-st.session.done          // accept is about to say why
 			return n, st.session.Err() // cut off, not ended
 		}
@@ -192,7 +192,7 @@ func (st *Stream) Reset() {
 	if !st.shut() {
 		return
 	}
-	st.session.frames.reset(st.ys.StreamID())
+	st.session.reset(st.ys)
 	st.free()
 }
 
@@ -208,9 +208,14 @@ func (st *Stream) finish(sent chan<- struct{}) {
 	}
 	_ = st.ys.SetReadDeadline(time.Now().Add(discardAfter))
 	if _, err := io.Copy(io.Discard, st.ys); errors.Is(err, yamux.ErrTimeout) {
-		st.session.frames.reset(st.ys.StreamID())
+		st.session.reset(st.ys)
 	}
 }
+
+// openings are the slots of Dials that wait for yamux's ACK.
+type openings struct{ slots chan struct{} }
+
+func newOpenings() *openings { return &openings{make(chan struct{}, acceptBacklog-4)} }
 
 // Dial connects to a service of the other end. The caller owns the connection,
 // a *Stream. ctx bounds the dialing, not the connection. A no of the other end
@@ -227,8 +232,9 @@ func (s *Session) dial(ctx context.Context, service string) (*Stream, error) {
 	if err := proto.CheckName(service); err != nil {
 		return nil, err
 	}
+	slots := s.opens.get(newOpenings).slots
 	select {
-	case s.opening <- struct{}{}:
+	case slots <- struct{}{}:
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	case <-s.done:
@@ -240,7 +246,7 @@ func (s *Session) dial(ctx context.Context, service string) (*Stream, error) {
 	}
 	result := make(chan opened)
 	if !s.spawn(func() {
-		defer func() { <-s.opening }()
+		defer func() { <-slots }()
 		st, err := s.open(ctx, service)
 		select {
 		case result <- opened{st, err}:
@@ -250,7 +256,7 @@ func (s *Session) dial(ctx context.Context, service string) (*Stream, error) {
 			}
 		}
 	}) {
-		<-s.opening
+		<-slots
 		return nil, s.Err()
 	}
 	select {
@@ -263,7 +269,7 @@ func (s *Session) dial(ctx context.Context, service string) (*Stream, error) {
 
 // open opens a stream and waits for the answer.
 func (s *Session) open(ctx context.Context, service string) (*Stream, error) {
-	ys, err := s.mux.OpenStream()
+	ys, err := s.openStream()
 	if err != nil {
 		if serr := s.Err(); serr != nil {
 			return nil, serr
@@ -273,10 +279,10 @@ func (s *Session) open(ctx context.Context, service string) (*Stream, error) {
 		}
 		return nil, err
 	}
-	st := &Stream{ys: ys, session: s, service: service, free: func() {}}
+	st := &Stream{ys: ys, session: s, service: service, free: s.restSoon}
 	if service != proto.ServiceSignals {
 		s.outbound.Add(1)
-		st.free = func() { s.outbound.Add(-1) }
+		st.free = func() { s.outbound.Add(-1); s.restSoon() }
 	}
 	stop := context.AfterFunc(ctx, func() { _ = ys.SetDeadline(time.Unix(1, 0)) })
 	err = proto.WriteOpen(st, service)
@@ -299,7 +305,7 @@ func (s *Session) open(ctx context.Context, service string) (*Stream, error) {
 
 // serve answers a stream that the peer opened.
 func (s *Session) serve(ys *yamux.Stream, overCap bool) {
-	st := &Stream{ys: ys, session: s, free: func() { s.inbound.Add(-1) }}
+	st := &Stream{ys: ys, session: s, free: func() { s.inbound.Add(-1); s.restSoon() }}
 	_ = st.SetDeadline(time.Now().Add(openTimeout))
 	service, err := proto.ReadOpen(st)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
@@ -311,7 +317,7 @@ func (s *Session) serve(ys *yamux.Stream, overCap bool) {
 	}
 	st.service = service
 	if overCap {
-		s.refuseStream(st, proto.Answer{Code: proto.Busy, Text: fmt.Sprintf("%d streams are open", s.cfg.Streams)})
+		s.refuseStream(st, proto.Answer{Code: proto.Busy, Text: fmt.Sprintf("%d streams are open", s.streams())})
 		return
 	}
 	if service == proto.ServiceSignals {
@@ -335,7 +341,7 @@ func (s *Session) serve(ys *yamux.Stream, overCap bool) {
 	}
 	_ = st.SetDeadline(time.Time{})
 	if err := l.offer(st); err != nil {
-		s.cfg.Logger.Warn("service does not accept", "service", service, "err", err)
+		s.log().Warn("service does not accept", "service", service, "err", err)
 		_ = st.Close()
 	}
 }
@@ -349,7 +355,7 @@ func notAllowed(err error) proto.Answer {
 }
 
 func (s *Session) refuseStream(st *Stream, a proto.Answer) {
-	s.cfg.Logger.Info("stream refused", "service", st.service, "code", a.Code.String(), "text", a.Text)
+	s.log().Info("stream refused", "service", st.service, "code", a.Code.String(), "text", a.Text)
 	_ = st.SetWriteDeadline(time.Now().Add(openTimeout)) // what is refused may be a header that was late
 	_ = proto.WriteAnswer(st, a)
 	_ = st.Close()

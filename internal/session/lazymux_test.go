@@ -1,0 +1,336 @@
+package session
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"runtime"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// arrivingConn is a carrier that can be read without waiting, as wsconn.Conn.
+type arrivingConn struct {
+	net.Conn
+	mu      sync.Mutex
+	cond    sync.Cond
+	buf     []byte
+	err     error
+	notify  func()
+	expired bool
+}
+
+func newArrivingConn(c net.Conn) *arrivingConn {
+	a := &arrivingConn{Conn: c}
+	a.cond.L = &a.mu
+	go func() {
+		p := make([]byte, 1000) // cuts records and frames anywhere
+		for {
+			n, err := c.Read(p)
+			a.mu.Lock()
+			a.buf, a.err = append(a.buf, p[:n]...), err
+			fn := a.notify
+			a.notify = nil
+			a.cond.Broadcast()
+			a.mu.Unlock()
+			if fn != nil {
+				fn()
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	return a
+}
+
+func (a *arrivingConn) Read(p []byte) (int, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for len(a.buf) == 0 && a.err == nil && !a.expired {
+		a.cond.Wait()
+	}
+	if a.expired {
+		return 0, os.ErrDeadlineExceeded
+	}
+	return a.takeLocked(p)
+}
+
+func (a *arrivingConn) ReadArrived(p []byte) (int, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.takeLocked(p)
+}
+
+func (a *arrivingConn) takeLocked(p []byte) (int, error) {
+	n := copy(p, a.buf)
+	if a.buf = a.buf[n:]; n > 0 {
+		return n, nil
+	}
+	return 0, a.err
+}
+
+func (a *arrivingConn) NotifyArrival(fn func()) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.buf) > 0 || a.err != nil {
+		return false
+	}
+	a.notify = fn
+	return true
+}
+
+// SetReadDeadline knows none, and one that is past.
+func (a *arrivingConn) SetReadDeadline(t time.Time) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.expired = !t.IsZero() && time.Until(t) <= 0
+	a.cond.Broadcast()
+	return nil
+}
+
+func (a *arrivingConn) SetDeadline(t time.Time) error {
+	return errors.Join(a.SetReadDeadline(t), a.SetWriteDeadline(t))
+}
+
+// restBubble runs fn in fake time with a session both of whose ends can rest.
+func restBubble(t *testing.T, fn func(*testing.T, ends)) {
+	t.Helper()
+	testCerts()
+	runtime.GC()
+	runtime.GC()
+	synctest.Test(t, func(t *testing.T) {
+		a, b := net.Pipe()
+		mux := new(Mux)
+		echo(t, mux, "echo")
+		fn(t, connect(t, newArrivingConn(a), newArrivingConn(b), nil, &Config{Mux: mux}))
+	})
+	runtime.GC()
+	runtime.GC()
+}
+
+func resting(s *Session) bool {
+	s.mux.mu.Lock()
+	defer s.mux.mu.Unlock()
+	return s.mux.cur == nil
+}
+
+// A hundred thousand idle devices must not cost a yamux each; pings do not
+// bring one back, and a stream does.
+func TestIdleSessionHasNoMux(t *testing.T) {
+	restBubble(t, func(t *testing.T, e ends) {
+		for round := range 3 {
+			time.Sleep(10 * time.Minute)
+			synctest.Wait()
+			if !resting(e.client) || !resting(e.server) {
+				t.Fatalf("round %d: resting: client %v, server %v", round, resting(e.client), resting(e.server))
+			}
+			if e.client.Err() != nil || e.server.Err() != nil {
+				t.Fatalf("client %v, server %v", e.client.Err(), e.server.Err())
+			}
+			st, err := dialIn(t, e)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := st.Write([]byte("x")); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := st.Read(make([]byte, 1)); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(10 * time.Minute)
+			if resting(e.client) || resting(e.server) {
+				t.Error("a session with a stream rests")
+			}
+			_ = st.Close()
+		}
+	})
+}
+
+// One end that cannot rest keeps its yamux, whose stream ids go on while the
+// other end's begin anew.
+func TestOneEndRests(t *testing.T) {
+	testCerts()
+	runtime.GC()
+	runtime.GC()
+	synctest.Test(t, func(t *testing.T) {
+		a, b := net.Pipe()
+		cm, sm := new(Mux), new(Mux)
+		echo(t, cm, "device")
+		echo(t, sm, "cloud")
+		e := connect(t, a, newArrivingConn(b), &Config{Mux: cm}, &Config{Mux: sm})
+		for range 3 {
+			for _, d := range []struct {
+				s    *Session
+				name string
+			}{{e.client, "cloud"}, {e.server, "device"}, {e.server, "device"}} {
+				conn, err := d.s.Dial(t.Context(), d.name)
+				if err != nil {
+					t.Fatal(err)
+				}
+				go func() { _, _ = conn.Write(make([]byte, 100_000)); _ = conn.(*Stream).CloseWrite() }()
+				if b, err := io.ReadAll(conn); len(b) != 100_000 || err != nil {
+					t.Fatalf("%d, %v", len(b), err)
+				}
+				_ = conn.Close()
+			}
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			if !resting(e.server) || resting(e.client) {
+				t.Errorf("resting: client %v, server %v", resting(e.client), resting(e.server))
+			}
+		}
+	})
+	runtime.GC()
+	runtime.GC()
+}
+
+// A session at rest ends like any other: by Close, and by the peer's.
+func TestEndOfASessionAtRest(t *testing.T) {
+	restBubble(t, func(t *testing.T, e ends) {
+		time.Sleep(10 * time.Minute)
+		_ = e.client.Close()
+		<-e.server.Done()
+		if err := e.server.Err(); !errors.Is(err, ErrPeerGone) {
+			t.Errorf("server: %v", err)
+		}
+		if _, err := e.client.Dial(t.Context(), "echo"); !errors.Is(err, ErrClosed) {
+			t.Errorf("dial after close: %v", err)
+		}
+	})
+}
+
+// A dead peer is noticed by a session at rest too.
+func TestDeadPeerIsNoticedAtRest(t *testing.T) {
+	testCerts()
+	runtime.GC()
+	runtime.GC()
+	synctest.Test(t, func(t *testing.T) {
+		a, b := net.Pipe()
+		link := newCountingConn(a)
+		e := connect(t, link, newArrivingConn(b), nil, nil)
+		time.Sleep(time.Minute)
+		_ = link.hold()
+		start := time.Now()
+		<-e.server.Done()
+		if d := time.Since(start); !errors.Is(e.server.Err(), ErrDead) || d < 50*time.Second || d > 110*time.Second {
+			t.Errorf("server: %v after %s", e.server.Err(), d)
+		}
+	})
+	runtime.GC()
+	runtime.GC()
+}
+
+// Streams that are opened in the moment in which a session goes to rest are
+// neither lost nor an error.
+func TestDialsMeetTheBeginOfRest(t *testing.T) {
+	restBubble(t, func(t *testing.T, e ends) {
+		for i := range 200 {
+			time.Sleep(restAfter - 2*time.Millisecond + time.Duration(i)*20*time.Microsecond)
+			conn, err := e.client.Dial(t.Context(), "echo")
+			if err != nil {
+				t.Fatalf("dial %d: %v", i, err)
+			}
+			if _, err := fmt.Fprint(conn, "x"); err != nil {
+				t.Fatalf("write %d: %v", i, err)
+			}
+			if _, err := conn.Read(make([]byte, 1)); err != nil {
+				t.Fatalf("read %d: %v", i, err)
+			}
+			_ = conn.Close()
+		}
+	})
+}
+
+// The same in real time, with both ends dialing and many steps of rest.
+func TestRestIsRaceFree(t *testing.T) {
+	a, b := tcpPipe(t)
+	cm, sm := new(Mux), new(Mux)
+	echo(t, cm, "device")
+	echo(t, sm, "cloud")
+	e := connect(t, newArrivingConn(a), newArrivingConn(b), &Config{Mux: cm}, &Config{Mux: sm})
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for _, s := range []*Session{e.client, e.server} {
+		wg.Go(func() { // takes steps towards rest all the time
+			for {
+				select {
+				case <-stop:
+					return
+				case <-time.After(time.Millisecond):
+					s.beat()
+				}
+			}
+		})
+	}
+	var dials sync.WaitGroup
+	for _, d := range []struct {
+		s    *Session
+		name string
+	}{{e.client, "cloud"}, {e.server, "device"}} {
+		dials.Go(func() {
+			for i := range 100 {
+				time.Sleep(time.Duration(i%7) * time.Millisecond)
+				conn, err := d.s.Dial(t.Context(), d.name)
+				if err != nil {
+					t.Errorf("dial %d of %s: %v", i, d.name, err)
+					return
+				}
+				if _, err := conn.Write([]byte("x")); err != nil {
+					t.Errorf("write %d of %s: %v", i, d.name, err)
+				}
+				if _, err := conn.Read(make([]byte, 1)); err != nil {
+					t.Errorf("read %d of %s: %v", i, d.name, err)
+				}
+				_ = conn.Close()
+			}
+		})
+	}
+	dials.Wait()
+	close(stop)
+	wg.Wait()
+}
+
+// The frames' reader hands on what is no ping, whole, wherever reads are cut.
+func TestPingsAreTakenOutOfTheStream(t *testing.T) {
+	data := append(frame(frameData, 0, 1, 5), "12345"...)
+	window := frame(frameWindow, flagSYN, 3, 0)
+	ping, pong := frame(framePing, flagSYN, 0, 7), frame(framePing, flagACK, 0, 9)
+	var all, want []byte
+	for _, f := range [][]byte{ping, data, pong, window, ping, ping, data, pong} {
+		all = append(all, f...)
+		if f[1] != framePing {
+			want = append(want, f...)
+		}
+	}
+	for _, size := range []int{1, 5, 13, 20, 100, 4096} {
+		for cut := range all {
+			a, b := net.Pipe()
+			go func() {
+				_, _ = a.Write(all[:cut])
+				_, _ = a.Write(all[cut:])
+				_ = a.Close()
+			}()
+			c := newFrameConn(b, newLimitedConn(b), b)
+			c.mayPark = func(bool) bool { return false }
+			var got []byte
+			for {
+				p := make([]byte, size)
+				n, err := c.Read(p)
+				got = append(got, p[:n]...)
+				if err != nil {
+					break
+				}
+			}
+			if string(got) != string(want) || c.ponged.Load() != 9 {
+				t.Fatalf("reads of %d, cut at %d: %x, want %x; ponged %d", size, cut, got, want, c.ponged.Load())
+			}
+			_ = b.Close()
+			_ = c.Close()
+		}
+	}
+}

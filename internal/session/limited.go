@@ -1,0 +1,95 @@
+package session
+
+import (
+	"net"
+	"sync/atomic"
+	"time"
+)
+
+// maxBeforeReady bounds what a peer can send before the session is ready.
+const maxBeforeReady = 64 << 10
+
+// Turns are handed out to handshakes.
+type Turns interface {
+	Take()
+	Give()
+}
+
+// limitedConn fails reads after a number of bytes; a negative number is no limit.
+type limitedConn struct {
+	net.Conn
+	left   atomic.Int64
+	arrive arrival // Conn, if it can say what has arrived
+	poll   bool    // reads do not wait; set by who reads
+
+	turns Turns         // before ready: not held while the network is waited for; may be nil
+	wrote time.Time     // before ready: when Conn was last written to, zero after an answer
+	rtt   time.Duration // the shortest time to an answer before ready
+}
+
+// arrival is a carrier that can be read without waiting.
+type arrival interface {
+	// ReadArrived reads what has arrived, which may be nothing.
+	ReadArrived(p []byte) (int, error)
+	// NotifyArrival calls fn once, when something can be read. It does not, and
+	// returns false, when that is so already. fn must not wait.
+	NotifyArrival(fn func()) bool
+}
+
+func newLimitedConn(conn net.Conn) *limitedConn {
+	c := &limitedConn{Conn: conn}
+	c.left.Store(maxBeforeReady)
+	c.arrive, _ = conn.(arrival)
+	return c
+}
+
+func (c *limitedConn) Read(p []byte) (int, error) {
+	if c.poll {
+		n, err := c.arrive.ReadArrived(p)
+		if n == 0 && err == nil {
+			err = errNothingYet
+		}
+		return n, err
+	}
+	left := c.left.Load()
+	if left < 0 {
+		return c.Conn.Read(p)
+	}
+	if left == 0 {
+		return 0, ErrBeforeReady
+	}
+	if c.turns != nil {
+		c.turns.Give()
+		defer c.turns.Take()
+	}
+	n, err := c.Conn.Read(p[:min(int64(len(p)), left)])
+	c.left.CompareAndSwap(left, left-int64(n))
+	if took := time.Since(c.wrote); !c.wrote.IsZero() && (c.rtt == 0 || took < c.rtt) {
+		c.rtt = took
+	}
+	c.wrote = time.Time{}
+	return n, err
+}
+
+// Write is noted before ready, when one goroutine reads and writes.
+func (c *limitedConn) Write(p []byte) (int, error) {
+	if c.left.Load() < 0 {
+		return c.Conn.Write(p)
+	}
+	c.wrote = time.Now()
+	if c.turns != nil {
+		c.turns.Give()
+		defer c.turns.Take()
+	}
+	return c.Conn.Write(p)
+}
+
+// errNothingYet is a temporary net.Error, so that crypto/tls reads on after it,
+// also in the middle of a record.
+var errNothingYet net.Error = nothingYet{}
+
+type nothingYet struct{}
+
+func (nothingYet) Error() string   { return "nothing has arrived" }
+func (nothingYet) Timeout() bool   { return true }
+func (nothingYet) Temporary() bool { return true }

@@ -1,0 +1,80 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"time"
+)
+
+const (
+	retryAfter   = 5 * time.Second // and a random part of retrySpread: a storm must not come again as one
+	retrySpread  = 10 * time.Second
+	turnsPerCore = 2
+)
+
+// takes says whether the server is not stopping, or answers the request.
+func (s *Server) takes(w http.ResponseWriter) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		stopping(w)
+	}
+	return !s.closed
+}
+
+func stopping(w http.ResponseWriter) {
+	w.Header().Set("Retry-After", "1") // whoever takes over does not wait for us
+	http.Error(w, "atls-ws: this server is stopping", http.StatusServiceUnavailable)
+}
+
+// enter admits a request to the costly part, or answers it.
+func (s *Server) enter(w http.ResponseWriter) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.closed:
+		s.counts.Draining++
+		stopping(w)
+		return false
+	case s.halfOpen >= s.cfg.Limits.HalfOpen:
+		s.counts.FullHalfOpen++
+		unavailable(w)
+		return false
+	case len(s.live)+len(s.httpPeers) >= s.cfg.Limits.Sessions:
+		s.counts.FullSessions++
+		unavailable(w)
+		return false
+	}
+	s.halfOpen++
+	s.wg.Add(1)
+	return true
+}
+
+func (s *Server) leave() {
+	s.mu.Lock()
+	s.halfOpen--
+	s.mu.Unlock()
+	s.wg.Done()
+}
+
+func unavailable(w http.ResponseWriter) {
+	after := retryAfter + rand.N(retrySpread)
+	w.Header().Set("Retry-After", fmt.Sprint(int(after.Seconds())))
+	http.Error(w, "atls-ws: no room for a further session now", http.StatusServiceUnavailable)
+}
+
+// queue waits for the first turn of a handshake, while the device waits too and
+// for half of the time that it has. It returns false when there was none.
+func (s *Server) queue(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.Limits.ReadyTimeout/2)
+	defer cancel()
+	if s.turns.Begin(ctx) {
+		return true
+	}
+	s.mu.Lock()
+	s.counts.LateTurns++
+	s.mu.Unlock()
+	return false
+}
