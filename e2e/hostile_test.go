@@ -68,13 +68,13 @@ type foe struct {
 	w      *wire
 	c      *carrier
 	tls    *tls.Conn
-	log    *bytes.Buffer // of the inner TLS's secrets
+	log    bytes.Buffer  // of the inner TLS's secrets
 	io     io.ReadWriter // where it writes
 }
 
 // run is an attack from the connection to the end, with a healthy device after it.
 func (a *arena) run(t *testing.T, k attack) {
-	f := &foe{T: t, a: a, device: a.newDevice(), log: new(bytes.Buffer)}
+	f := &foe{T: t, a: a, device: a.newDevice()}
 	f.w = dialTCP(t, a.addr)
 	said, stop := f.listen(k.says)
 	defer stop()
@@ -119,7 +119,7 @@ func (f *foe) climb(k attack) {
 		f.c = &carrier{wire: f.w}
 		f.io = f.c
 		f.conf = f.a.innerTLSOf(f.T, f.device)
-		f.conf.KeyLogWriter = f.log
+		f.conf.KeyLogWriter = &f.log
 		if k.at == hosted {
 			f.conf.NextProtos = []string{"atls-http/1"}
 		}

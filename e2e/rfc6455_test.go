@@ -55,10 +55,21 @@ const alivePing = "still there?"
 // goesOn says that nothing but a sign of life is expected.
 func (r rule) goesOn() bool { return len(r.codes) == 0 && r.echo == nil && !r.drop }
 
-// TestRFC6455Frames holds the built server to chapters 5, 7, 8 and 10.
-func TestRFC6455Frames(t *testing.T) {
+// TestRFC6455 holds the built server to RFC 6455, section by section. That it
+// masks nothing, says no more than it may, and in the least bytes, is looked at in
+// each frame that it sends.
+func TestRFC6455(t *testing.T) {
 	t.Parallel()
 	a := newArena(t, "")
+	t.Run("upgrade", a.rfcUpgrade)
+	t.Run("frames", a.rfcFrames)
+	t.Run("largest message", a.rfcLargestMessage)
+	t.Run("ends of the server", a.rfcEndsOfTheServer)
+	a.settled(t)
+}
+
+// rfcFrames are chapters 5, 7, 8 and 10.
+func (a *arena) rfcFrames(t *testing.T) {
 	clientHello := helloRecord(t)
 	rules := slices.Concat(framingRules(clientHello), closingRules())
 	all(t, rules, func(r rule) string { return r.section + " " + r.name }, func(t *testing.T, r rule) {
@@ -73,7 +84,6 @@ func TestRFC6455Frames(t *testing.T) {
 		_ = w.tcp.Close()
 	})
 	a.healthy(t)
-	a.settled(t)
 }
 
 // react reads until the connection ends, or what was hoped for has come.
@@ -172,11 +182,9 @@ func mayBeSent(code int) bool {
 	return code >= 1000 && code <= 1014 && code != 1004 && code != 1006 || code >= 3000 && code <= 4999
 }
 
-// TestRFC6455EndsOfTheServer: 5.5.1 and 7.1.1. The server that has sent a close
-// frame waits for the client's for a bounded time, and ends TCP first.
-func TestRFC6455EndsOfTheServer(t *testing.T) {
-	t.Parallel()
-	a := newArena(t, "")
+// rfcEndsOfTheServer are 5.5.1 and 7.1.1. The server that has sent a close frame
+// waits for the client's for a bounded time, and ends TCP first.
+func (a *arena) rfcEndsOfTheServer(t *testing.T) {
 	all(t, []bool{true, false}, func(answers bool) string { return map[bool]string{true: "answered", false: "not answered"}[answers] }, func(t *testing.T, answers bool) {
 		w := dialTCP(t, a.addr).outerTLS(t).upgrade(t)
 		_, _ = w.Write(message([]byte("no inner TLS")))
@@ -200,5 +208,4 @@ func TestRFC6455EndsOfTheServer(t *testing.T) {
 			t.Errorf("after the close frame: %q, %v", rest, err)
 		}
 	})
-	a.settled(t)
 }
