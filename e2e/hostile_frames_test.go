@@ -13,9 +13,9 @@ import (
 // hostileFrames are attacks by the frames of a WebSocket. What a frame must not
 // be, byte by byte, is in the tables of RFC 6455.
 var hostileFrames = []attack{
-	{name: "frames: none", at: framed, do: func(*foe) {}, ends: readyTime, says: []string{"connection refused", "not ready within 5s"}},
-	{name: "frames: half a head", at: framed, send: "\x82", ends: readyTime, says: []string{"connection refused", "not ready within 5s"}},
-	{name: "frames: half a message", at: framed, send: string(frameHead(fin|opBinary, true, 1000, 2)) + "\x00", ends: readyTime, says: []string{"connection refused", "not ready within 5s"}},
+	{name: "frames: none", at: framed, do: func(*foe) {}, ends: readyTime, says: []string{"connection refused", "not ready within 8s"}},
+	{name: "frames: half a head", at: framed, send: "\x82", ends: readyTime, says: []string{"connection refused", "not ready within 8s"}},
+	{name: "frames: half a message", at: framed, send: string(frameHead(fin|opBinary, true, 1000, 2)) + "\x00", ends: readyTime, says: []string{"connection refused", "not ready within 8s"}},
 	{name: "frames: random bytes", at: framed, send: string(pseudoRandom(3)[:64<<10]), ends: atOnce, says: []string{"connection refused"}},
 	{name: "frames: unmasked", at: framed, send: "\x82\x05hello", ends: atOnce, answer: []string{"\x88"}, says: []string{"connection refused", "mask"}},
 	{name: "frames: 2^63-1 bytes announced", at: framed, send: string(frameHead(fin|opBinary, true, 1<<63-1, 8)) + "\x16", ends: readyTime, says: []string{"connection refused"}},
@@ -26,9 +26,9 @@ var hostileFrames = []attack{
 	{name: "frames: a message in 100,000 fragments of nothing", at: framed, send: string(frame(opBinary, nil)) + strings.Repeat(string(frame(opContinue, nil)), 100_000), ends: readyTime, says: []string{"connection refused"}},
 	{name: "frames: 100,000 empty messages", at: framed, send: strings.Repeat(string(message(nil)), 100_000), ends: readyTime, says: []string{"connection refused"}},
 	{name: "frames: 1 MiB that nobody asked for", at: framed, send: strings.Repeat(string(message(make([]byte, 64<<10))), 16), ends: atOnce, says: []string{"connection refused"}},
-	{name: "frames: a flood of pings, pongs read", at: framed, do: flood(frame(fin|opPing, make([]byte, 125)), 100_000, true), ends: readyTime, says: []string{"connection refused", "not ready within 5s"}},
-	{name: "frames: a flood of pings, pongs not read", at: framed, do: flood(frame(fin|opPing, make([]byte, 125)), 100_000, false), ends: readyTime, says: []string{"connection refused", "not ready within 5s"}},
-	{name: "frames: a flood of pongs", at: framed, do: flood(frame(fin|opPong, make([]byte, 125)), 100_000, true), ends: readyTime, says: []string{"connection refused", "not ready within 5s"}},
+	{name: "frames: a flood of pings, pongs read", at: framed, do: flood(frame(fin|opPing, make([]byte, 125)), 100_000, true), ends: readyTime, says: []string{"connection refused", "not ready within 8s"}},
+	{name: "frames: a flood of pings, pongs not read", at: framed, do: flood(frame(fin|opPing, make([]byte, 125)), 100_000, false), ends: readyTime, says: []string{"connection refused", "not ready within 8s"}},
+	{name: "frames: a flood of pongs", at: framed, do: flood(frame(fin|opPong, make([]byte, 125)), 100_000, true), ends: readyTime, says: []string{"connection refused", "not ready within 8s"}},
 	{name: "frames: pings and a session", at: muxed, do: pingsInSession, ends: deadTime, says: []string{"device disconnected"}},
 	{name: "frames: a close and then more", at: framed, send: string(closeFrame(1000, "")) + strings.Repeat(string(message(make([]byte, 64<<10))), 16), ends: atOnce, answer: []string{"\x88"}, says: []string{"connection refused"}},
 	{name: "frames: half-closed TCP", at: framed, do: func(f *foe) { _ = f.w.Conn.(*tls.Conn).CloseWrite(); _ = f.w.tcp.CloseWrite() }, ends: atOnce, says: []string{"connection refused", "without a close frame"}},

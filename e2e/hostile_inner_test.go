@@ -12,7 +12,7 @@ import (
 
 // hostileInner are attacks on the inner handshake, on its records, and on Hello.
 var hostileInner = []attack{
-	{name: "inner: silence after the ClientHello", at: inner, do: func(f *foe) { f.send(string(helloRecord(f.T))) }, ends: readyTime, says: []string{"connection refused", "not ready within 5s"}},
+	{name: "inner: silence after the ClientHello", at: inner, do: func(f *foe) { f.send(string(helloRecord(f.T))) }, ends: readyTime, says: []string{"connection refused", "not ready within 8s"}},
 	{name: "inner: half a ClientHello", at: inner, do: func(f *foe) { f.send(string(helloRecord(f.T)[:100])) }, ends: readyTime, says: []string{"connection refused", "inner handshake"}},
 	{name: "inner: two ClientHellos", at: inner, do: func(f *foe) { f.send(strings.Repeat(string(helloRecord(f.T)), 2)) }, ends: atOnce, says: []string{"connection refused", "inner handshake"}},
 	{name: "inner: garbage", at: inner, send: strings.Repeat("garbage ", 1000), ends: atOnce, says: []string{"connection refused", "inner handshake", "TLS handshake"}},
@@ -22,7 +22,7 @@ var hostileInner = []attack{
 	{name: "inner: records without content", at: inner, send: strings.Repeat("\x16\x03\x01\x00\x00", 1000), ends: atOnce, says: []string{"connection refused", "inner handshake"}},
 	{name: "inner: alerts without end", at: inner, send: strings.Repeat("\x15\x03\x01\x00\x02\x01\x5a", 1000), ends: atOnce, says: []string{"connection refused", "inner handshake"}},
 	{name: "inner: application data first", at: inner, send: "\x17\x03\x03\x00\x05hello", ends: atOnce, says: []string{"connection refused", "inner handshake"}},
-	{name: "inner: byte by byte", at: inner, do: func(f *foe) { loris(string(helloRecord(f.T)), 1)(f) }, ends: readyTime, says: []string{"connection refused", "not ready within 5s"}},
+	{name: "inner: byte by byte", at: inner, do: func(f *foe) { loris(string(helloRecord(f.T)), 1)(f) }, ends: readyTime, says: []string{"connection refused", "not ready within 8s"}},
 
 	{name: "inner: TLS 1.2", at: inner, tls: version(tls.VersionTLS12), do: handshakeFails("protocol version"), ends: atOnce, says: []string{"connection refused", "unsupported versions"}},
 	{name: "inner: TLS 1.0", at: inner, tls: version(tls.VersionTLS10), do: handshakeFails("protocol version"), ends: atOnce, says: []string{"connection refused", "unsupported versions"}},
@@ -77,10 +77,10 @@ var hostileInner = []attack{
 		f.send(strings.Repeat("\x15\x03\x03\x00\x02\x01\x5a", 10))
 	}, ends: atOnce, says: []string{"connection refused"}},
 
-	{name: "hello: none", at: greeted, do: func(*foe) {}, ends: readyTime, says: []string{"connection refused", "not ready within 5s"}},
-	{name: "hello: half a length", at: greeted, send: "\x00\x00", ends: readyTime, says: []string{"connection refused", "not ready within 5s"}},
-	{name: "hello: half", at: greeted, send: "\x00\x00\x10\x00{", ends: readyTime, says: []string{"connection refused", "not ready within 5s"}},
-	{name: "hello: byte by byte", at: greeted, do: loris("\x00\x00\x01\x00"+strings.Repeat(" ", 256), 1), ends: readyTime, says: []string{"connection refused", "not ready within 5s"}},
+	{name: "hello: none", at: greeted, do: func(*foe) {}, ends: readyTime, says: []string{"connection refused", "not ready within 8s"}},
+	{name: "hello: half a length", at: greeted, send: "\x00\x00", ends: readyTime, says: []string{"connection refused", "not ready within 8s"}},
+	{name: "hello: half", at: greeted, send: "\x00\x00\x10\x00{", ends: readyTime, says: []string{"connection refused", "not ready within 8s"}},
+	{name: "hello: byte by byte", at: greeted, do: loris("\x00\x00\x01\x00"+strings.Repeat(" ", 256), 1), ends: readyTime, says: []string{"connection refused", "not ready within 8s"}},
 	{name: "hello: 4 GiB announced", at: greeted, send: "\xff\xff\xff\xff", ends: atOnce, answer: []string{"refused", "4294967295"}, says: []string{"connection refused", "4294967295"}},
 	{name: "hello: of no bytes", at: greeted, send: "\x00\x00\x00\x00", ends: atOnce, answer: []string{"refused", "malformed"}, says: []string{"connection refused", "malformed"}},
 	{name: "hello: no JSON", at: greeted, send: "\x00\x00\x00\x04\xff\xfe\x00{", ends: atOnce, answer: []string{"refused", "malformed"}, says: []string{"connection refused", "malformed"}},

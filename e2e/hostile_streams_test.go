@@ -25,9 +25,6 @@ func hostileServices(t *testing.T) (yaml string) {
 	return "services: {flood: tcp://" + flood + ", deaf: tcp://" + deaf + "}\n"
 }
 
-// many is how many streams a peer opens that opens too many.
-const many = 10_000
-
 // protocolEnds is the line about a session that broke the protocol.
 var protocolEnds = []string{"device disconnected", "peer breaks the mux protocol"}
 
@@ -51,30 +48,8 @@ var hostileStreams = []attack{
 		}
 	}, ends: deadTime, says: []string{"device disconnected"}},
 	{name: "yamux: goodbye without end", at: muxed, send: strings.Repeat(mux(yGone, 0, 0, ""), many), ends: deadTime, says: []string{"device disconnected"}},
-	{name: "yamux: a flood of pings, pongs read", at: muxed, do: func(f *foe) {
-		defer f.drain()()
-		for range many / 50 {
-			f.send(strings.Repeat(mux(yPing, ySYN, 0, ""), 50))
-		}
-	}, ends: deadTime, says: []string{"device disconnected"}},
-	{name: "yamux: a flood of pings, pongs not read", at: muxed, do: func(f *foe) {
-		ping := strings.Repeat(mux(yPing, ySYN, 0, ""), 1000)
-		for range 10_000 {
-			if !f.send(ping) {
-				return
-			}
-		}
-	}, ends: atOnce, says: []string{"device disconnected"}},
 	{name: "yamux: a flood of pongs", at: muxed, send: strings.Repeat(mux(yPing, yACK, 0, ""), many), ends: deadTime, says: []string{"device disconnected"}},
 
-	{name: "streams: 10,000", at: muxed, do: streams(func(id uint32) string { return mux(yWindow, ySYN, id, "") }), ends: deadTime, says: []string{"device disconnected"}},
-	{name: "streams: 10,000 to a service", at: muxed, do: streams(func(id uint32) string { return mux(yData, ySYN, id, "\x01\x04http") }), ends: deadTime, says: []string{"stream refused", "code=busy"}},
-	{name: "streams: 10,000 that are reset at once", at: muxed, do: streams(func(id uint32) string {
-		return mux(yData, ySYN, id, "\x01\x04http") + mux(yWindow, yRST, id, "")
-	}), ends: deadTime, says: []string{"device disconnected"}},
-	{name: "streams: 10,000 that are ended at once", at: muxed, do: streams(func(id uint32) string {
-		return mux(yData, ySYN, id, "\x01\x04http") + mux(yWindow, yFIN, id, "")
-	}), ends: deadTime, says: []string{"device disconnected"}},
 	{name: "streams: a header that does not come", at: muxed, do: alive(mux(yWindow, ySYN, 1, ""), "no header within 10s"), says: []string{"stream refused", "no header within 10s"}},
 	{name: "streams: a header of another version", at: muxed, do: alive(mux(yData, ySYN, 1, "\x09\x04http"), "version 9"), says: []string{"stream refused", "code=malformed"}},
 	{name: "streams: a service without a name", at: muxed, do: alive(mux(yData, ySYN, 1, "\x01\x00"), "name of 0 bytes"), says: []string{"stream refused", "code=malformed"}},
@@ -97,24 +72,6 @@ var hostileStreams = []attack{
 		_, _ = io.CopyN(io.Discard, f.io, 32<<20)
 		_ = f.w.tcp.Close()
 	}, says: []string{"device disconnected"}},
-}
-
-// streams opens many, reading what comes, and sees beside them that others are served.
-func streams(open func(id uint32) string) func(*foe) {
-	return func(f *foe) {
-		defer f.drain()()
-		var batch strings.Builder
-		for n := range uint32(many) {
-			batch.WriteString(open(2*n + 1))
-			if n%100 == 99 {
-				if !f.send(batch.String()) {
-					return
-				}
-				batch.Reset()
-			}
-		}
-		f.a.healthy(f.T)
-	}
 }
 
 func signalStreams(n int) (s string) {

@@ -22,12 +22,12 @@ const (
 	atOnce     = time.Second
 	headerTime = 10 * time.Second // outer handshake and request header
 	bodyTime   = 30 * time.Second // a whole request
-	readyTime  = 5 * time.Second  // from the upgrade to Ready
+	readyTime  = 8 * time.Second  // from the upgrade to Ready
 	deadTime   = 13 * time.Second // silence of a session: three intervals and a beat
 	openTime   = 10 * time.Second // header of a stream
 )
 
-const hostileConfig = "limits: {ready_timeout: 5s, keepalive: 3s}\n"
+const hostileConfig = "limits: {ready_timeout: 8s, keepalive: 3s}\n"
 
 // layer is where a peer writes its bytes; everything below is in order.
 type layer int
