@@ -55,9 +55,8 @@ func streams(open func(id uint32) string) func(*foe) {
 }
 
 // TestHostileFloods has a server of its own: what it says of them would cover what
-// it says of others.
+// it says of others; and the machine to itself.
 func TestHostileFloods(t *testing.T) {
-	t.Parallel()
 	a := newArena(t, hostileConfig)
 	all(t, hostileFloods, func(k attack) string { return k.name }, a.run)
 	a.settled(t)
