@@ -105,7 +105,7 @@ func (w *wire) react(r rule) (got reaction) {
 		case f.op() == opClose:
 			got.closed = &f
 			// RFC 6455, 5.5.1: a client that is closed on answers.
-			_, _ = w.Conn.Write(frame(fin|opClose, f.payload))
+			_, _ = w.Write(frame(fin|opClose, f.payload))
 		case f.op() == opPong:
 			got.pongs = append(got.pongs, string(f.payload))
 		case f.op() == opBinary || f.op() == opContinue:
