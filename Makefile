@@ -17,7 +17,7 @@ ARCH ?= $(shell $(GO) env GOARCH)
 SOAK ?= 30m
 NFPM = $(GO) tool -modfile=.ci/nfpm.mod nfpm
 
-.PHONY: help build build-device packages soak demo cluster-demo test race e2e lint fuzz bench bench-fleet fmt clean
+.PHONY: help build build-device packages soak demo cluster-demo test race e2e lint fuzz bench bench-fleet vulncheck fmt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,8 +29,8 @@ build-device: ## build what a device needs, bin/atls-ws-device
 	$(GO) build -tags $(DEVICE_TAGS) -trimpath -ldflags "-s -w" -o bin/atls-ws-device ./cmd/atls-ws
 
 packages: ## build the Debian packages of server and device, bin/*.deb
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.buildVersion=$(PKG_VERSION)" -o bin/atls-ws ./cmd/atls-ws
-	CGO_ENABLED=0 $(GO) build -tags $(DEVICE_TAGS) -trimpath -ldflags "-s -w -X main.buildVersion=$(PKG_VERSION)" -o bin/atls-ws-device ./cmd/atls-ws
+	CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) $(GO) build -trimpath -ldflags "-s -w -X main.buildVersion=$(PKG_VERSION)" -o bin/atls-ws ./cmd/atls-ws
+	CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) $(GO) build -tags $(DEVICE_TAGS) -trimpath -ldflags "-s -w -X main.buildVersion=$(PKG_VERSION)" -o bin/atls-ws-device ./cmd/atls-ws
 	VERSION=$(PKG_VERSION) ARCH=$(ARCH) $(NFPM) package -f packaging/nfpm-server.yaml -p deb -t bin/
 	VERSION=$(PKG_VERSION) ARCH=$(ARCH) $(NFPM) package -f packaging/nfpm-device.yaml -p deb -t bin/
 	@for p in bin/*.deb; do dpkg-deb -c $$p >/dev/null || exit 1; done 2>/dev/null || echo "dpkg-deb is not here: the packages were not looked at"
@@ -71,6 +71,9 @@ fuzz: ## run every fuzz target for FUZZTIME (100000x: executions)
 			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg; \
 		done; \
 	done
+
+vulncheck: ## look for known vulnerabilities, where their database is reached (else VULN_REQUIRED=1 fails)
+	@GO="$(GO)" .ci/vulncheck
 
 bench: ## measure CPU, throughput, latency and a long path beside their baselines, for docs/bench
 	$(GO) run ./internal/bench streams -o docs/bench

@@ -1,7 +1,11 @@
 package client_test
 
 import (
+	"fmt"
+	"io/fs"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -93,5 +97,37 @@ func TestLayers(t *testing.T) {
 				t.Errorf("%s imports %s", pkg, rest)
 			}
 		}
+	}
+}
+
+// lax is where certificates are not verified, or are by other code: the outer hop,
+// the walk along it that sends nothing, and the box of the demo. In wsconn it is
+// the library's word for the check of Origin.
+const lax = `
+client/outer.go 1
+internal/doctor/doctor.go 1
+internal/doctor/tracks.go 2
+internal/middlebox/intercept.go 1
+internal/session/config.go 2
+wsconn/accept.go 1
+`
+
+func TestLaxVerificationIsTheOuterHopsAlone(t *testing.T) {
+	var found []string
+	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		if n := strings.Count(string(text), "InsecureSkipVerify"); n > 0 {
+			found = append(found, fmt.Sprint(strings.TrimPrefix(filepath.ToSlash(path), "../"), " ", n))
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := strings.Split(strings.TrimSpace(lax), "\n"); !slices.Equal(found, want) {
+		t.Errorf("InsecureSkipVerify is in\n%s\nwant\n%s", strings.Join(found, "\n"), strings.Join(want, "\n"))
 	}
 }

@@ -314,7 +314,7 @@ authorization:
 	// The rules change while the server runs; with a mistake the old ones stay.
 	s.write(os.WriteFile(s.file("server.yaml"), []byte("authorization: {operators: [{who: [joe]}]}\n"), 0o600))
 	await(t, s.server, "the old rules stay", "server.yaml:1: authorization.operators[0].who")
-	s.write(os.WriteFile(s.file("server.yaml"), []byte("authorization: {operators: [{who: [local], may: [dial], devices: [pump-7]}]}\n"), 0o600))
+	s.write(os.WriteFile(s.file("server.yaml"), []byte("authorization: {devices: [], operators: [{who: [local], may: [dial], devices: [pump-7]}]}\n"), 0o600))
 	s.write(syscall.Kill(s.server.PID(), syscall.SIGHUP))
 	await(t, s.server, "rules read again")
 	if got := must(t, strings.NewReader("y"), "dial", "--admin", s.admin(), deviceID, "ssh"); string(got) != "y" {

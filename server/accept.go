@@ -121,6 +121,14 @@ func (s *Server) adopt(sess *Session, remote string) bool {
 	s.live[sess] = struct{}{}
 	s.wg.Add(1)
 	s.mu.Unlock()
+	known := false
+	defer func() { // also when a hook or a check panics
+		if known {
+			sess.OnDone(func() { s.disconnected(sess) })
+		} else {
+			go s.endProbe(sess)
+		}
+	}()
 
 	log := func() *slog.Logger { return s.cfg.Logger.With("device", sess.Device(), "session", sess.ID()) }
 	attrs := []any{"remote", remote, "software", sess.Hello().Software}
@@ -131,19 +139,14 @@ func (s *Server) adopt(sess *Session, remote string) bool {
 		}
 	}
 	if !s.passes(sess) {
-		s.wg.Go(func() { s.endProbe(sess) }) // it never becomes the device's
-		s.wg.Done()
-		return true
+		return true // it never becomes the device's
 	}
 	if sess.Hello().Probe {
 		log().Info("device probes the path", attrs...)
-		go func() {
-			defer s.wg.Done()
-			s.endProbe(sess)
-		}()
 		return true
 	}
 	log().Info("device connected", attrs...)
+	known = true
 	old := s.registry.put(sess)
 	if s.cfg.Hooks.Connected != nil {
 		s.cfg.Hooks.Connected(sess)
@@ -153,19 +156,21 @@ func (s *Server) adopt(sess *Session, remote string) bool {
 		s.wg.Go(func() { bye(o, proto.Replaced, "a newer session of this device took over") })
 	}
 	s.recheck(sess) // the decision may have changed before it was among the live
-	sess.OnDone(func() {
-		defer s.wg.Done()
-		s.registry.remove(sess) // before Close, which waits for signal handlers
-		_ = sess.Close()
-		s.mu.Lock()
-		delete(s.live, sess)
-		s.mu.Unlock()
-		log().Info("device disconnected", "err", sess.Err(), "after", time.Since(sess.Opened()).Round(time.Millisecond).String())
-		if s.cfg.Hooks.Disconnected != nil {
-			s.cfg.Hooks.Disconnected(sess, sess.Err())
-		}
-	})
 	return true
+}
+
+// disconnected takes leave of a device's session that has ended.
+func (s *Server) disconnected(sess *Session) {
+	defer s.wg.Done()
+	s.registry.remove(sess) // before Close, which waits for signal handlers
+	_ = sess.Close()
+	s.mu.Lock()
+	delete(s.live, sess)
+	s.mu.Unlock()
+	s.cfg.Logger.Info("device disconnected", "device", sess.Device(), "session", sess.ID(), "err", sess.Err(), "after", time.Since(sess.Opened()).Round(time.Millisecond).String())
+	if s.cfg.Hooks.Disconnected != nil {
+		s.cfg.Hooks.Disconnected(sess, sess.Err())
+	}
 }
 
 // adoptHTTP hands a connection of atls-http/1 to the service http and follows it
@@ -183,6 +188,21 @@ func (s *Server) adoptHTTP(p *httpPeer, remote string) bool {
 	log := s.cfg.Logger.With("device", p.device, "protocol", proto.ALPNHTTP)
 	log.Info("device connected", "remote", remote)
 	leave, room := s.enterGuest(p)
+	go func() {
+		defer s.wg.Done()
+		<-p.ended
+		leave()
+		s.mu.Lock()
+		delete(s.httpPeers, p)
+		s.mu.Unlock()
+		log.Info("device disconnected")
+	}()
+	decided := false
+	defer func() {
+		if !decided { // a check panics
+			_ = p.Close()
+		}
+	}()
 	if !s.passesHTTP(p) {
 		log.Debug("ended at once") // passesHTTP has said why
 	} else if err := s.authorizeHTTP(p); !room {
@@ -195,15 +215,7 @@ func (s *Server) adoptHTTP(p *httpPeer, remote string) bool {
 		_ = p.Close()
 	}
 	s.recheckHTTP(p)
-	go func() {
-		defer s.wg.Done()
-		<-p.ended
-		leave()
-		s.mu.Lock()
-		delete(s.httpPeers, p)
-		s.mu.Unlock()
-		log.Info("device disconnected")
-	}()
+	decided = true
 	return true
 }
 
@@ -217,6 +229,7 @@ func (s *Server) authorizeHTTP(p *httpPeer) error {
 
 // endProbe waits for a device that only wanted to see Ready to go.
 func (s *Server) endProbe(sess *Session) {
+	defer s.wg.Done()
 	timer := time.NewTimer(probeTimeout)
 	defer timer.Stop()
 	select {

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -159,6 +160,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // servePost is ServeHTTP for a connection that POST requests make.
 func (s *Server) servePost(conn *postconn.Conn, r *http.Request) {
 	defer s.leave()
+	defer func() { // what net/http does for a WebSocket
+		if p := recover(); p != nil && p != http.ErrAbortHandler {
+			s.cfg.Logger.Error("a decision on a device panicked", "remote", r.RemoteAddr, "panic", p, "stack", string(debug.Stack()))
+			_ = conn.Close()
+		}
+	}()
 	if !s.queue(s.ctx) {
 		_ = conn.Close()
 		return

@@ -2,6 +2,7 @@ package wsconn
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -57,7 +58,7 @@ func Accept(w http.ResponseWriter, r *http.Request, o *AcceptOptions) (*Conn, er
 		if h.carrier != nil {
 			_ = h.carrier.hard.Close()
 		}
-		return nil, err
+		return nil, errors.New(answer.Printable(err.Error())) // it quotes headers of any length
 	}
 	_ = ws.CloseNow() // of nowhere: without it the garbage collector would not free ws
 	c := newConn(h.carrier, h.head, r.TLS)
@@ -151,6 +152,10 @@ func (h *hijack) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	hard, secure := conn, false
 	if t, ok := conn.(interface{ NetConn() net.Conn }); ok {
 		hard, secure = t.NetConn(), true
+	}
+	if err := rw.Flush(); err != nil { // a wrapper of net/http's writer may have left the answer there
+		_ = conn.Close()
+		return nil, nil, err
 	}
 	// The server's deadlines were for the request.
 	if err := conn.SetDeadline(time.Time{}); err != nil {

@@ -60,7 +60,8 @@ func newConn(tx *sender, head []byte, outer *tls.ConnectionState) *Conn {
 	return c
 }
 
-// ahead reads what net/http read of the first frames.
+// ahead reads what net/http read of the first frames, and then raw: whoever
+// holds it gets on, also when frames has left it.
 type ahead struct {
 	head   []byte
 	frames *frameReader
@@ -68,6 +69,9 @@ type ahead struct {
 }
 
 func (a *ahead) Read(p []byte) (int, error) {
+	if len(a.head) == 0 {
+		return a.raw.Read(p)
+	}
 	n := copy(p, a.head)
 	if a.head = a.head[n:]; len(a.head) == 0 {
 		a.frames.raw = a.raw
@@ -85,14 +89,15 @@ func (c *Conn) Read(p []byte) (int, error) { return c.rx.read(p) }
 // is busy goes out as one message. A failure to send shows on a later Write.
 func (c *Conn) Write(p []byte) (int, error) { return c.tx.write(p) }
 
-// ReadArrived is Read for what has arrived. It does not wait, and returns 0 and
-// no error when there is nothing.
+// ReadArrived is Read for what has arrived. It does not wait, whatever the
+// deadline, and returns 0 and no error when there is nothing.
 func (c *Conn) ReadArrived(p []byte) (int, error) { return c.rx.readArrived(p) }
 
-// NotifyArrival has fn called once, when something can be read, the end
-// included; it returns false, and does not call fn, when that is so already.
-// fn must not wait: nothing more is received until it returns. A reader who
-// uses this needs no goroutine while nothing comes.
+// NotifyArrival has fn called once, when something can be read, the end and
+// Close included; it returns false, and does not call fn, when that is so
+// already. A later call replaces fn. fn has a goroutine of its own, for which
+// Close does not wait; deadlines do not matter to it. A reader who uses this
+// needs no goroutine while nothing comes.
 func (c *Conn) NotifyArrival(fn func()) bool { return c.rx.notifyArrival(fn) }
 
 // Cork holds back what is written until Uncork, so that it goes out as one
@@ -159,18 +164,19 @@ func (c *Conn) end(err error) {
 	defer close(c.readDone)
 	var wrong *frameError
 	var bye *closeError
-	switch {
+	why := readError(err)
+	if errors.Is(why, io.EOF) {
+		c.tx.fail(errPeerClosed)
+	} else {
+		c.tx.fail(why)
+	}
+	switch { // after no message can be made any more
 	case errors.As(err, &wrong):
 		c.tx.bid(wrong.status, wrong.text)
 	case errors.As(err, &bye):
 		c.tx.bid(bye.status, bye.reason)
 	}
-	err = readError(err)
-	c.rx.fail(err)
-	if errors.Is(err, io.EOF) {
-		err = errPeerClosed
-	}
-	c.tx.fail(err)
+	c.rx.fail(why)
 	if wrong != nil { // unread bytes would make a reset of our close frame
 		bound := time.AfterFunc(lingerTimeout, c.abort)
 		defer bound.Stop()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/bits"
+	"unicode/utf8"
 )
 
 // The library does the upgrade, and then the frames are ours: a Conn knows
@@ -26,6 +27,7 @@ const (
 	statusProtocol    = 1002
 	statusUnsupported = 1003
 	statusNone        = 1005 // a close frame without a status
+	statusBadText     = 1007
 	statusPolicy      = 1008
 	statusTooBig      = 1009
 
@@ -174,8 +176,9 @@ func (f *frameReader) header() (h header, err error) {
 	default:
 		h.length = int64(binary.BigEndian.Uint64(b))
 	}
-	if h.length < 0 {
-		return h, &frameError{statusProtocol, "the other end sent a frame of negative length"}
+	// A length above 2^63-1 is a negative one here.
+	if size == 2 && h.length <= 125 || size == 8 && h.length < 1<<16 {
+		return h, &frameError{statusProtocol, "the other end sent a frame whose length is not in the shortest form, or has its highest bit set"}
 	}
 	if h.masked {
 		copy(h.key[:], b[size:])
@@ -241,7 +244,27 @@ func parseClose(p []byte) error {
 	case len(p) == 1:
 		return &frameError{statusProtocol, "the other end sent a close frame of one byte"}
 	}
-	return &closeError{binary.BigEndian.Uint16(p), string(p[2:])}
+	status := binary.BigEndian.Uint16(p)
+	switch {
+	case !sendable(status):
+		return &frameError{statusProtocol, fmt.Sprintf("the other end sent a close frame of status %d", status)}
+	case !utf8.Valid(p[2:]):
+		return &frameError{statusBadText, "the other end sent a close frame whose reason is not UTF-8"}
+	}
+	return &closeError{status, string(p[2:])}
+}
+
+// sendable says whether a close frame may have a status (RFC 6455 section 7.4,
+// and what IANA has registered since): 1005, 1006 and 1015 only stand for
+// something that has no status.
+func sendable(status uint16) bool {
+	switch {
+	case status >= 3000:
+		return status < 5000
+	case status == 1004 || status == statusNone || status == 1006:
+		return false
+	}
+	return status >= statusNormal && status <= 1014
 }
 
 func closePayload(status uint16, reason string) []byte {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -181,6 +182,153 @@ func FuzzReceive(f *testing.F) {
 		}
 		c.tx.wait()
 	})
+}
+
+// What a reader sees does not depend on how the bytes come: it is what a slower
+// reading of the RFC makes of them.
+func FuzzStream(f *testing.F) {
+	f.Add([]byte(frame(2, "data")+frame(9, "ping")+frame(8, "\x03\xe8bye")), uint8(3), true)
+	f.Add([]byte("\x02\x81\x01\x02\x03\x04x"+frame(10, "")+"\x80\x83\x01\x02\x03\x04yyy"), uint8(200), true)
+	f.Add([]byte(frame(2, strings.Repeat("0123456789", 100))), uint8(0), false)
+	f.Add([]byte("\x82\xff\x00\x00\x00\x00\x00\x01\x00\x00\x01\x02\x03\x04"+strings.Repeat("x", 1<<16)+frame(2, "y")), uint8(255), true)
+	f.Fuzz(func(t *testing.T, p []byte, step uint8, behind bool) {
+		c := &Conn{rx: newReceiver(), tx: newSender(nothing{}, nil, false, false), readDone: make(chan struct{})}
+		raw := &steps{p: p, n: int(step) + 1}
+		c.frames.raw = raw
+		if behind { // the upgrade
+			k := min(len(p), raw.n)
+			raw.p = p[k:]
+			c.frames.raw = &ahead{head: p[:k], frames: &c.frames, raw: raw}
+		}
+		var end error
+		go func() {
+			defer close(c.readDone)
+			end = c.receive()
+			c.rx.fail(io.EOF)
+		}()
+		got, err := io.ReadAll(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-c.readDone
+		c.tx.wait()
+		if c.rx.ring != nil {
+			t.Error("an end without a reader keeps a buffer")
+		}
+		want, status := slowly(p)
+		if !bytes.Equal(got, want) {
+			t.Errorf("read %d bytes, want %d", len(got), len(want))
+		}
+		var wrong *frameError
+		var bye *closeError
+		told := uint16(0)
+		switch {
+		case errors.As(end, &wrong):
+			told = wrong.status
+		case errors.As(end, &bye):
+			told = bye.status
+		}
+		if told != status {
+			t.Errorf("ends with %v, want status %d", end, status)
+		}
+	})
+}
+
+// steps reads at most n bytes at a time.
+type steps struct {
+	p []byte
+	n int
+}
+
+func (s *steps) Read(p []byte) (int, error) {
+	if len(s.p) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p, s.p[:min(s.n, len(s.p))])
+	s.p = s.p[n:]
+	return n, nil
+}
+
+// slowly is what a client has sent, and the status of its end: 0 when it was cut.
+func slowly(p []byte) (data []byte, status uint16) {
+	message := -1
+	for {
+		if len(p) < 2 {
+			return data, 0
+		}
+		b0, n, at := p[0], uint64(p[1]&127), 2
+		if b0&0x70 != 0 {
+			return data, 1002
+		}
+		size := map[uint64]int{126: 2, 127: 8}[n]
+		at += size
+		masked := p[1]&128 != 0
+		if masked {
+			at += 4
+		}
+		if len(p) < at {
+			return data, 0
+		}
+		if size > 0 {
+			n = 0
+			for _, b := range p[2 : 2+size] {
+				n = n<<8 | uint64(b)
+			}
+			if n < map[int]uint64{2: 126, 8: 65536}[size] || n > 1<<63-1 {
+				return data, 1002
+			}
+		}
+		op := b0 & 15
+		switch {
+		case !masked, op > 2 && op < 8, op > 10, op >= 8 && (n > 125 || b0 < 128):
+			return data, 1002
+		case op == opText:
+			return data, 1003
+		case op < 8 && (op == opContinuation) != (message >= 0):
+			return data, 1002
+		case op < 8 && uint64(max(message, 0))+n > 128<<10:
+			return data, 1009
+		}
+		body := bytes.Clone(p[at:min(uint64(len(p)), uint64(at)+n)])
+		for i := range body {
+			body[i] ^= p[at-4+i%4]
+		}
+		if op < 8 {
+			data = append(data, body...)
+			message = max(message, 0) + int(n)
+			if b0 >= 128 {
+				message = -1
+			}
+		}
+		if uint64(len(p)) < uint64(at)+n {
+			return data, 0
+		}
+		if op == opClose {
+			return data, slowStatus(body)
+		}
+		p = p[uint64(at)+n:]
+	}
+}
+
+func slowStatus(body []byte) uint16 {
+	if len(body) == 0 {
+		return 1005
+	}
+	if len(body) == 1 {
+		return 1002
+	}
+	status := uint16(body[0])<<8 | uint16(body[1])
+	switch status {
+	case 1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014:
+	default:
+		if status < 3000 || status > 4999 {
+			return 1002
+		}
+	}
+	if strings.ToValidUTF8(string(body[2:]), "\x00\x00") != string(body[2:]) {
+		return 1007
+	}
+	return status
 }
 
 // nothing takes everything.

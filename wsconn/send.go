@@ -47,6 +47,7 @@ type sender struct {
 	ended    bool        // raw is closed or broken
 	closed   bool        // no more writes
 	err      error       // why no more messages can be made
+	lost     bool        // something that Write took was not sent
 
 	last time.Time // of the loop: when it sent
 	sent int       // of the loop: bytes since a pause
@@ -97,45 +98,47 @@ func (s *sender) cork() {
 }
 
 // uncork sends in the caller's goroutine: waking another one for each message
-// costs as much as a small message does.
+// costs as much as a small message does. What has come up meanwhile is not the
+// caller's: a peer that pings without pause would keep it here.
 func (s *sender) uncork() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.corked = false
-	if !s.running && s.pending != nil {
-		s.running = true
-		s.loopLocked()
+	if s.running || s.pending == nil {
+		return
 	}
+	s.running = true
+	s.messageLocked()
+	if !s.ended && (s.pending != nil || s.pong != nil || s.goodbye != nil || s.hangup) {
+		go s.loop()
+		return
+	}
+	s.restLocked()
 }
 
 func (s *sender) startLocked() {
-	if !s.running {
+	if !s.running && !s.ended {
 		s.running = true
 		go s.loop()
 	}
 }
 
+// loop sends until nothing is left. It is alone: running guards it, and wait
+// waits for it.
 func (s *sender) loop() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.loopLocked()
-}
-
-// loopLocked sends until nothing is left. It is alone: running guards it, and
-// wait waits for it.
-func (s *sender) loopLocked() {
 	for !s.ended {
 		switch {
 		case s.pong != nil:
 			p := s.pong
 			s.pong = nil
 			s.sendLocked(opPong, p)
+			if s.pending != nil && !s.ended { // the next ping may have come
+				s.messageLocked()
+			}
 		case s.pending != nil:
-			p := s.pending
-			s.pending = nil
-			s.cond.Broadcast()
-			s.sendLocked(opBinary, p)
-			putBuffer(p)
+			s.messageLocked()
 		case s.goodbye != nil:
 			p := s.goodbye
 			s.goodbye = nil
@@ -146,17 +149,31 @@ func (s *sender) loopLocked() {
 			_ = s.raw.Close() // TLS may have a close_notify to send; Conn bounds it
 			s.mu.Lock()
 		default:
-			s.running = false
-			s.cond.Broadcast()
+			s.restLocked()
 			return
 		}
 	}
-	if s.hangup {
-		s.kill.Stop()
+	s.restLocked()
+}
+
+// restLocked ends the loop, and the carrier if it is to be.
+func (s *sender) restLocked() {
+	if s.ended && s.hangup {
+		s.kill.Stop() // it is there: hangup came before ended
 		_ = s.hard.Close()
 	}
 	s.running = false
 	s.cond.Broadcast()
+}
+
+// messageLocked sends what is pending.
+func (s *sender) messageLocked() {
+	p := s.pending
+	s.pending = nil
+	s.cond.Broadcast()
+	s.sendLocked(opBinary, p)
+	s.lost = s.lost || s.ended
+	putBuffer(p)
 }
 
 // sendLocked sends a frame, whose payload begins at p[maxHead].
@@ -256,7 +273,6 @@ func (s *sender) hangUp() {
 func (s *sender) drain() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	failed := s.err != nil
 	s.closed, s.corked = true, false
 	s.deadline.StopLocked()
 	s.cond.Broadcast()
@@ -264,7 +280,7 @@ func (s *sender) drain() error {
 		s.startLocked()
 	}
 	s.waitLocked()
-	if s.err != nil && !failed {
+	if s.lost {
 		return fmt.Errorf("close: not all was sent: %w", s.err)
 	}
 	return nil
@@ -296,7 +312,7 @@ func (s *sender) failLocked(err error) {
 	s.err = err
 	if s.pending != nil {
 		putBuffer(s.pending)
-		s.pending = nil
+		s.pending, s.lost = nil, true
 	}
 	s.cond.Broadcast()
 }

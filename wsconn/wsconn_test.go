@@ -63,19 +63,60 @@ func pair(tb testing.TB, tls bool) (client, server *Conn) {
 	return c, s
 }
 
+// piped is a pair that a net.Pipe carries, which takes a write only as it is read.
+func piped(tb testing.TB) (client, server *Conn) {
+	a, b := net.Pipe()
+	c := newConn(newSender(a, a, true, false), nil, nil)
+	s := newConn(newSender(b, b, false, false), nil, nil)
+	tb.Cleanup(func() { _ = c.Close(); _ = s.Close() })
+	return c, s
+}
+
+// batched is a pair over TLS whose records share writes.
+func batched(tb testing.TB) (client, server *Conn) {
+	conns := make(chan *Conn, 1)
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c, err := Accept(w, r, nil)
+		if err != nil {
+			tb.Error(err)
+		}
+		conns <- c
+	}))
+	srv.Listener = Listener(srv.Listener)
+	srv.StartTLS()
+	tb.Cleanup(srv.Close)
+	c, err := Dial(tb.Context(), srv.URL, dialOptions(srv))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	s := <-conns
+	tb.Cleanup(func() { _ = c.Close(); _ = s.Close() })
+	return c, s
+}
+
 func TestConnIsANetConn(t *testing.T) {
 	t.Parallel()
-	for _, swap := range []bool{false, true} {
-		t.Run(fmt.Sprint("server first ", swap), func(t *testing.T) {
-			nettest.TestConn(t, func() (net.Conn, net.Conn, func(), error) {
-				c, s := pair(t, true)
-				stop := func() { _ = c.Close(); _ = s.Close() }
-				if swap {
-					return s, c, stop, nil
-				}
-				return c, s, stop, nil
+	for _, carrier := range []struct {
+		name string
+		pair func(testing.TB) (client, server *Conn)
+	}{
+		{"ws", func(tb testing.TB) (*Conn, *Conn) { return pair(tb, false) }},
+		{"wss", func(tb testing.TB) (*Conn, *Conn) { return pair(tb, true) }},
+		{"wss in batches", batched},
+		{"pipe", piped},
+	} {
+		for _, swap := range []bool{false, true} {
+			t.Run(fmt.Sprint(carrier.name, ", server first ", swap), func(t *testing.T) {
+				nettest.TestConn(t, func() (net.Conn, net.Conn, func(), error) {
+					c, s := carrier.pair(t)
+					stop := func() { _ = c.Close(); _ = s.Close() }
+					if swap {
+						return s, c, stop, nil
+					}
+					return c, s, stop, nil
+				})
 			})
-		})
+		}
 	}
 }
 

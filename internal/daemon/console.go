@@ -8,12 +8,16 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/atls-ws/atls-ws/internal/config"
 	"github.com/atls-ws/atls-ws/internal/daemon/access"
 	"github.com/atls-ws/atls-ws/internal/web"
 	"github.com/atls-ws/atls-ws/server"
 )
+
+// strangerTimeout is for the body of a request of nobody who is known.
+const strangerTimeout = 5 * time.Second
 
 // metricsPath is where Prometheus comes with a token.
 const metricsPath = "/metrics"
@@ -29,6 +33,7 @@ type console struct {
 	api      http.Handler
 	fleet    http.Handler
 	metrics  http.Handler
+	patience time.Duration // with the bodies of strangers
 	http     *http.Server
 	listener net.Listener
 }
@@ -39,11 +44,11 @@ func (d *daemon) openConsole(ctx context.Context, cfg *config.Server, api http.H
 		return nil
 	}
 	conf, err := following(&d.reloader.console), error(nil)
-	c := &console{domain: strings.ToLower(cfg.Console.Domain), service: cfg.Console.Service, guard: d.guard, api: api, fleet: d.pages, metrics: d.metrics.handler(d.log)}
+	c := &console{domain: strings.ToLower(cfg.Console.Domain), service: cfg.Console.Service, guard: d.guard, api: api, fleet: d.pages, metrics: d.metrics.handler(d.log), patience: strangerTimeout}
 	if c.service == "" {
 		c.service = config.DefaultWebService
 	}
-	if c.logins, err = newLogins(cfg.Console.Tokens); err != nil {
+	if c.logins, err = newLogins(cfg.Console.Tokens, d.guard); err != nil {
 		return &StartError{fmt.Errorf("console tokens: %w", err), access.NextTokens}
 	}
 	c.page = web.NewPage(web.PageConfig{
@@ -95,20 +100,25 @@ func (c *console) split(r *http.Request) (device string, ok bool) {
 func (c *console) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	device, ok := c.split(r)
 	if !ok {
+		c.boundBody(w)
+		c.guard.Refused(r.RemoteAddr, access.OtherHost)
 		http.Error(w, "this host has no page here: want https://DEVICE."+c.domain+"/", http.StatusMisdirectedRequest)
 		return
 	}
 	if r.URL.Path == loginPath {
+		c.boundBody(w)
 		c.logins.serve(w, r)
 		return
 	}
 	who := c.operator(r)
 	if who == nil {
+		c.boundBody(w)
 		c.logins.ask(w, r, device != "" || !strings.HasPrefix(r.URL.Path, "/v1/") && r.URL.Path != metricsPath)
 		return
 	}
 	if device == "" {
 		if err := http.NewCrossOriginProtection().Check(r); err != nil { // of a page elsewhere, in an operator's browser
+			c.guard.Refused(r.RemoteAddr, access.OtherSite)
 			http.Error(w, err.Error(), http.StatusForbidden)
 			return
 		}
@@ -132,6 +142,12 @@ func (c *console) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c.page.ServeHTTP(w, r)
+}
+
+// boundBody ends the wait for what a stranger withholds of a body: net/http has no
+// bound for it. Operators may take their time.
+func (c *console) boundBody(w http.ResponseWriter) {
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(c.patience))
 }
 
 // operator is who a request comes from; nil: nobody who is known.

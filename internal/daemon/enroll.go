@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
@@ -25,7 +26,8 @@ import (
 )
 
 // enrollment is what the configuration says of it; nil: devices do not enroll.
-func enrollment(cfg *config.Server, log *slog.Logger) (*server.Enrollment, error) {
+// inner has the server's own certificate.
+func enrollment(cfg *config.Server, inner *tls.Config, log *slog.Logger) (*server.Enrollment, error) {
 	if !cfg.Enrolls() {
 		return nil, nil
 	}
@@ -45,15 +47,29 @@ func enrollment(cfg *config.Server, log *slog.Logger) (*server.Enrollment, error
 		t := &tokens{file: cfg.Enroll.Tokens, used: filepath.Join(data, "enroll-tokens"), log: log}
 		e.Token = t.use
 	}
-	if patterns := cfg.Enroll.Devices; len(patterns) > 0 {
-		e.Allow = func(_ context.Context, r *server.EnrollRequest) error {
-			if slices.ContainsFunc(patterns, func(p string) bool { return config.Match(p, r.Device) }) {
-				return nil
-			}
+	patterns := cfg.Enroll.Devices
+	e.Allow = func(_ context.Context, r *server.EnrollRequest) error {
+		switch {
+		case isReserved(r.Device, inner):
+			return fmt.Errorf("the name %q is one of the service's own, not a device's", answer.Printable(r.Device))
+		case len(patterns) > 0 && !slices.ContainsFunc(patterns, func(p string) bool { return config.Match(p, r.Device) }):
 			return fmt.Errorf("the server's rules give the device %q no certificate", answer.Printable(r.Device))
 		}
+		return nil
 	}
 	return e, nil
+}
+
+// isReserved says whether a certificate in this name could pass for the server's or
+// a node's. An authority elsewhere may put into it whatever the request has, names
+// and uses, and it may be the one that vouches for servers and nodes too.
+func isReserved(device string, inner *tls.Config) bool {
+	names := []string{pki.ServerName, pki.NodeServerName}
+	for _, c := range inner.Certificates {
+		names = append(names, c.Leaf.DNSNames...)
+	}
+	return strings.HasPrefix(strings.ToLower(device), pki.NodeURN) ||
+		slices.ContainsFunc(names, func(name string) bool { return strings.EqualFold(name, device) })
 }
 
 func authority(e *config.Enroll) (server.Authority, error) {

@@ -171,3 +171,24 @@ func TestAnESTServerSignsBehindTheReverseProxy(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// An authority elsewhere could make a server or a node of who asks in their name.
+func TestTheServicesOwnNamesAreNotEnrolled(t *testing.T) {
+	var file string
+	s := startWith(t, func(cfg *config.Server, dir string) {
+		file = filepath.Join(dir, "tokens")
+		cfg.Enroll = config.Enroll{Cert: pki.CertPath(dir, pki.CAFile), Key: pki.KeyPath(dir, pki.CAFile), Tokens: file}
+	})
+	names := []string{pki.ServerName, strings.ToUpper(pki.ServerName), pki.NodeServerName, pki.NodeURN + "b", "pump-7"}
+	var tokens []config.EnrollToken
+	for _, name := range names {
+		tokens = append(tokens, token(name, "of "+name, time.Hour))
+	}
+	writeTokens(t, file, tokens...)
+	for _, name := range names {
+		_, err := s.enroll(name, "of "+name)
+		if no := (*client.EnrollError)(nil); name == "pump-7" && err != nil || name != "pump-7" && (!errors.As(err, &no) || no.StatusCode != http.StatusForbidden) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

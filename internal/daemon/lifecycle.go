@@ -67,7 +67,7 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server, o Options) error 
 	if d.sockets, err = systemd.Listeners(); err != nil {
 		return &StartError{err, "in the .socket unit, give one ListenStream each the FileDescriptorName outer or console"}
 	}
-	enroll, err := enrollment(cfg, d.log)
+	enroll, err := enrollment(cfg, m.inner, d.log)
 	if err != nil {
 		return err
 	}
@@ -93,9 +93,10 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server, o Options) error 
 	mux.OnSignal(server.AnySignal, d.fleet.FromDevice)
 	inner := following(&d.reloader.inner)
 	if enroll != nil {
-		// Enrollment makes a pool of its own of the authorities: what changes in
-		// them counts after a restart. It lets in who has no certificate yet, or
-		// one of the factory, and decides on them itself.
+		// Enrollment makes a pool of its own of the authorities: one that is added
+		// counts after a restart, one that is taken out at once. It lets in who has
+		// no certificate yet, or one of the factory, and decides on them itself.
+		d.reloader.factory = enroll.Factory
 		inner = m.inner.Clone()
 		inner.VerifyConnection = d.reloader.verify
 	}
@@ -155,7 +156,7 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server, o Options) error 
 	if d.pages, err = newPages(d); err != nil {
 		return err
 	}
-	d.admin.http = d.httpServer(d.local(api))
+	d.admin.http = d.httpServer(ownSocket(d.guard, d.local(api)))
 	d.metrics.registry.MustRegister(&numbers{d})
 	if d.peers != nil {
 		d.peers.answer()

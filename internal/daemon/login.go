@@ -24,6 +24,7 @@ const (
 // form and then with a cookie.
 type logins struct {
 	tokens *access.Tokens // nil: there are none
+	guard  *access.Guard  // is told who is refused, and who enters
 
 	mu    sync.Mutex
 	known map[string]login // by the cookie's value
@@ -35,8 +36,8 @@ type login struct {
 	until time.Time
 }
 
-func newLogins(file string) (*logins, error) {
-	l := &logins{known: map[string]login{}}
+func newLogins(file string, guard *access.Guard) (*logins, error) {
+	l := &logins{guard: guard, known: map[string]login{}}
 	if file == "" {
 		return l, nil
 	}
@@ -68,6 +69,11 @@ func (l *logins) name(r *http.Request) (string, bool) {
 
 // ask answers a request of nobody.
 func (l *logins) ask(w http.ResponseWriter, r *http.Request, page bool) {
+	reason := access.NoCredentials
+	if r.Header.Get("Authorization") != "" {
+		reason = access.WrongToken
+	}
+	l.guard.Refused(r.RemoteAddr, reason)
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("WWW-Authenticate", `Bearer realm="atls-ws"`)
 	if !page {
@@ -98,15 +104,19 @@ func (l *logins) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if http.NewCrossOriginProtection().Check(r) != nil {
+		l.guard.Refused(r.RemoteAddr, access.OtherSite)
 		http.Error(w, "a login from another origin", http.StatusForbidden)
 		return
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 	secret := r.PostFormValue("token")
-	if _, ok := l.tokens.Name(secret); !ok {
+	name, ok := l.tokens.Name(secret)
+	if !ok {
+		l.guard.Refused(r.RemoteAddr, access.WrongToken)
 		form(w, http.StatusForbidden, "No such token.")
 		return
 	}
+	l.guard.Entered(access.Operator{"token:" + name}, r.RemoteAddr)
 	value := rand.Text()
 	l.mu.Lock()
 	l.makeRoomLocked()

@@ -30,6 +30,7 @@ type metrics struct {
 	handshakes  *prometheus.CounterVec // by outcome
 	ends        *prometheus.CounterVec // by reason
 	decisions   *prometheus.CounterVec // by action and whether it was allowed
+	strangers   *prometheus.CounterVec // by reason
 	signals     *prometheus.CounterVec // by state
 	signalTime  *prometheus.HistogramVec
 	reloads     *prometheus.CounterVec // by result
@@ -48,6 +49,7 @@ func newMetrics() *metrics {
 		handshakes: counter("handshakes_total", "Connections of devices by what became of them: ready, or why not.", "outcome"),
 		ends:       counter("session_ends_total", "Sessions that ended, by the reason.", "reason"),
 		decisions:  counter("decisions_total", "Decisions of the rules.", "action", "allowed"),
+		strangers:  counter("operators_refused_total", "Requests to the console and the admin socket of nobody who is known, by the reason; what the rules refuse is in atls_decisions_total.", "reason"),
 		signals:    counter("signals_total", "Signals to devices by the state that they reached.", "state"),
 		signalTime: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "atls_signal_seconds", Help: "Time from queueing a signal to its outcome.",
 			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10, 60, 600, 3600, 86400}}, []string{"state"}),
@@ -58,7 +60,7 @@ func newMetrics() *metrics {
 	}
 	m.lastReload.Set(1)
 	m.resumed = prometheus.NewCounter(prometheus.CounterOpts{Name: "atls_resumed_total", Help: "Sessions whose inner TLS was resumed."})
-	m.registry.MustRegister(m.resumed, m.sessions, m.handshakes, m.ends, m.decisions, m.signals, m.signalTime, m.sessionTime, m.reloads, m.lastReload,
+	m.registry.MustRegister(m.resumed, m.sessions, m.handshakes, m.ends, m.decisions, m.strangers, m.signals, m.signalTime, m.sessionTime, m.reloads, m.lastReload,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -87,6 +89,10 @@ func (m *metrics) refused(_ string, err error) {
 }
 
 func (m *metrics) decided(r access.Record) {
+	if r.Action == access.ActionLogin && !r.Allowed {
+		m.strangers.WithLabelValues(r.Rule).Inc()
+		return
+	}
 	m.decisions.WithLabelValues(r.Action, strconv.FormatBool(r.Allowed)).Inc()
 }
 

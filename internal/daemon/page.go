@@ -388,16 +388,32 @@ func (p *pages) explain(w http.ResponseWriter, r *http.Request, err error) {
 }
 
 // onSocket serves the pages to the owner of the admin socket, as through
-// ssh -L 8500:/run/atls-ws/admin.sock. A name that leads to this machine but is
-// another site's must not reach them.
+// ssh -L 8500:/run/atls-ws/admin.sock.
 func (p *pages) onSocket(w http.ResponseWriter, r *http.Request) {
-	host := r.Host
-	if i := strings.LastIndexByte(host, ':'); i >= 0 && !strings.HasSuffix(host, "]") {
-		host = host[:i]
-	}
-	if !slices.Contains([]string{"localhost", "127.0.0.1", "[::1]", "admin"}, host) {
-		http.Error(w, "open this page as http://localhost:PORT/", http.StatusMisdirectedRequest)
-		return
-	}
 	p.ServeHTTP(w, withOperator(r, access.Local))
+}
+
+// ownSocket keeps away, from all that the admin socket serves, a page elsewhere in
+// the browser of who has brought the socket to a port of his machine: one that
+// sends requests there, or whose own name its DNS leads there. No browser is one
+// without a Host.
+func ownSocket(guard *access.Guard, h http.Handler) http.Handler {
+	foreign := http.NewCrossOriginProtection()
+	foreign.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		guard.Refused("admin socket", access.OtherSite)
+		http.Error(w, "this request comes from another site", http.StatusForbidden)
+	}))
+	h = foreign.Handler(h)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host := r.Host
+		if i := strings.LastIndexByte(host, ':'); i >= 0 && !strings.HasSuffix(host, "]") {
+			host = host[:i]
+		}
+		if !slices.Contains([]string{"", "localhost", "127.0.0.1", "[::1]", "admin"}, strings.ToLower(host)) {
+			guard.Refused("admin socket", access.OtherHost)
+			http.Error(w, "this host is not here: open the page as http://localhost:PORT/, and ask the API at http://admin/", http.StatusMisdirectedRequest)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
 }

@@ -79,7 +79,7 @@ func TestFleetPageShowsAndPushes(t *testing.T) {
 		"another site":       {403, "from another site", func(_ url.Values, r *http.Request) { r.Header.Set("Sec-Fetch-Site", "cross-site") }},
 		"another origin":     {403, "from another site", func(_ url.Values, r *http.Request) { r.Header.Set("Origin", "https://evil.example") }},
 		"no token":           {403, "another operator", func(f url.Values, _ *http.Request) { f.Del("token") }},
-		"another host":       {421, "open this page as", func(_ url.Values, r *http.Request) { r.Host = "rebound.example" }},
+		"another host":       {421, "open the page as", func(_ url.Values, r *http.Request) { r.Host = "rebound.example" }},
 		"nobody":             {400, "not said to whom", func(f url.Values, _ *http.Request) { f.Del("target") }},
 		"no duration":        {400, "is not a duration", func(f url.Values, _ *http.Request) { f.Set("ttl", "soon") }},
 		"no such group":      {400, "no group", func(f url.Values, _ *http.Request) { f.Set("to", "group"); f.Set("target", "nosuch") }},
@@ -102,5 +102,39 @@ func TestFleetPageShowsAndPushes(t *testing.T) {
 	}
 	if waiting := must[[]admin.Signal](t)(s.admin.Signals(t.Context(), 50)); len(waiting) != 2 {
 		t.Errorf("%d signals were sent, want 2", len(waiting))
+	}
+}
+
+// Who has brought the admin socket to a port of his machine has other pages in
+// the same browser.
+func TestPagesOfOtherSitesCannotUseTheAdminSocket(t *testing.T) {
+	s := start(t, nil)
+	b := s.browser()
+	for name, tc := range map[string]struct {
+		method, url string
+		header      [2]string
+		want        int
+	}{
+		"a form of another site":  {"POST", "http://localhost:8500/v1/devices/pump-7/signals?name=reboot", [2]string{"Sec-Fetch-Site", "cross-site"}, 403},
+		"an older browser":        {"POST", "http://localhost:8500/v1/devices/pump-7/signals?name=reboot", [2]string{"Origin", "https://evil.example"}, 403},
+		"denying a device":        {"PUT", "http://localhost:8500/v1/deny/pump-7", [2]string{"Origin", "https://evil.example"}, 403},
+		"a name that leads here":  {"GET", "http://rebound.example:8500/v1/devices", [2]string{}, 421},
+		"the backup by such one":  {"GET", "http://rebound.example:8500" + admin.BackupPath, [2]string{}, 421},
+		"memory by such one":      {"GET", "http://rebound.example:8500/debug/pprof/heap", [2]string{}, 421},
+		"a signal by such one":    {"POST", "http://rebound.example:8500/v1/devices/pump-7/signals?name=reboot", [2]string{}, 421},
+		"the owner's own request": {"GET", "http://localhost:8500/v1/devices", [2]string{}, 200},
+		"an operator's command":   {"GET", "http://admin/v1/devices", [2]string{}, 200},
+	} {
+		r := must[*http.Request](t)(http.NewRequestWithContext(t.Context(), tc.method, tc.url, http.NoBody))
+		if tc.header[0] != "" {
+			r.Header.Set(tc.header[0], tc.header[1])
+		}
+		resp, err := b.Do(r)
+		if status, body := page(t, resp, err); status != tc.want {
+			t.Errorf("%s: %d, want %d: %s", name, status, tc.want, body)
+		}
+	}
+	if sent := must[[]admin.Signal](t)(s.admin.Signals(t.Context(), 50)); len(sent) != 0 {
+		t.Errorf("%d signals were sent", len(sent))
 	}
 }

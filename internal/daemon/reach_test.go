@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/cookiejar"
@@ -363,6 +364,7 @@ func TestConsoleShowsPagesToOperatorsAlone(t *testing.T) {
 		{nobody, "https://dev.test/metrics", "0123456789abcdef", "403 the server's rules do not let token:ci list devices"},
 		{nobody, "https://dev.test/debug/pprof/", "", "401 "},
 		{browse(new(tls.Certificate)), "https://dev.test/debug/pprof/", "", "404 "},
+		{browse(new(tls.Certificate)), "https://dev.test" + admin.BackupPath, "", "404 "},
 		{nobody, "https://dev.test/v1/devices", "0123456789abcdef", `403 {"state":"refused","code":"not allowed"`},
 		{browse(new(tls.Certificate)), "https://dev.test/v1/devices", "", `200 [{"device":"pump-7"`},
 	} {
@@ -459,5 +461,61 @@ func TestOperatorOfTheConsoleDialsWithHalfClose(t *testing.T) {
 	_ = conn.CloseWrite()
 	if body, err := io.ReadAll(r); !strings.Contains(string(body), "page of x/") || err != nil {
 		t.Errorf("%q, %v", body, err)
+	}
+}
+
+func TestStrangersAtTheConsoleAreInTheAuditLogAndCounted(t *testing.T) {
+	s, browse := consoleSite(t, "dev.test", nil)
+	c := browse(nil)
+	for range 20 {
+		resp := must[*http.Response](t)(c.PostForm("https://dev.test"+loginPath, url.Values{"token": {"wrong-wrong-wrong"}}))
+		_ = resp.Body.Close()
+		fetch(t, c, "https://dev.test/v1/devices", "wrong-wrong-wrong")
+	}
+	fetch(t, c, "https://dev.test/", "")
+	req := must[*http.Request](t)(http.NewRequestWithContext(t.Context(), http.MethodPost, "https://dev.test/v1/signals?name=x", http.NoBody))
+	req.Header.Set("Authorization", "Bearer 0123456789abcdef")
+	req.Header.Set("Origin", "https://evil.example")
+	resp := must[*http.Response](t)(c.Do(req))
+	_ = resp.Body.Close()
+	resp = must[*http.Response](t)(c.PostForm("https://dev.test"+loginPath, url.Values{"token": {"0123456789abcdef"}}))
+	_ = resp.Body.Close()
+	s.log.match(t, `msg=decision who=nobody action=login device="" target="" from=127.0.0.1:\d+ allowed=false rule=(wrong_token)`)
+	s.log.match(t, `msg=decision who=nobody action=login .* allowed=false rule=(other_site)`)
+	s.log.match(t, `msg=decision who=token:ci action=login .* allowed=true rule=(token)`)
+	if _, body := s.atAdmin("/metrics"); !strings.Contains(body, `atls_operators_refused_total{reason="wrong_token"} 40`) ||
+		!strings.Contains(body, `atls_operators_refused_total{reason="no_credentials"} 1`) || !strings.Contains(body, `atls_operators_refused_total{reason="other_site"} 1`) {
+		t.Error(body)
+	}
+	if text := s.log.String(); strings.Contains(text, "wrong-wrong") || strings.Contains(text, "0123456789abcdef") {
+		t.Errorf("a token is in the log:\n%s", text)
+	}
+}
+
+func TestAStrangerAtTheConsoleIsNotWaitedFor(t *testing.T) {
+	s, browse := consoleSite(t, "dev.test", nil) // for its files
+	cfg := *s.cfg
+	cfg.Admin, cfg.Data = cfg.Admin+"2", cfg.Data+"2"
+	d := &daemon{log: slog.New(slog.DiscardHandler), metrics: newMetrics()}
+	defer d.close()
+	if err := d.open(t.Context(), &cfg, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	d.console.patience = 50 * time.Millisecond
+	d.wg.Go(func() { _ = d.console.http.Serve(d.console.listener) })
+	for _, request := range []string{
+		"POST " + loginPath + " HTTP/1.1\r\nHost: dev.test\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 1000\r\n\r\ntoken=",
+		"POST /v1/signals HTTP/1.1\r\nHost: dev.test\r\nContent-Length: 1000\r\n\r\n",
+		"POST / HTTP/1.1\r\nHost: elsewhere.test\r\nTransfer-Encoding: chunked\r\n\r\n",
+	} {
+		conf := browse(nil).Transport.(*http.Transport).TLSClientConfig.Clone()
+		conf.ServerName = "dev.test"
+		conn := tls.Client(must[net.Conn](t)(net.Dial("tcp", d.console.listener.Addr().String())), conf)
+		_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
+		_, _ = io.WriteString(conn, request)
+		if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%q: still open", request)
+		}
+		_ = conn.Close()
 	}
 }

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"maps"
@@ -30,7 +31,8 @@ type reloader struct {
 	inner   atomic.Pointer[tls.Config]
 	outer   atomic.Pointer[tls.Config] // nil: plain HTTP
 	console atomic.Pointer[tls.Config]
-	failed  atomic.Bool // the last reading
+	failed  atomic.Bool         // the last reading
+	factory []*x509.Certificate // authorities of the factory, since the start
 	asked   chan struct{}
 	cancel  context.CancelFunc
 }
@@ -93,10 +95,17 @@ func (r *reloader) verify(cs tls.ConnectionState) error {
 		return nil // it comes for a certificate
 	}
 	err := r.inner.Load().VerifyConnection(cs)
-	if r.now.Load().Enrolls() && errors.Is(err, config.ErrOtherCA) {
-		return nil // TLS has verified it: an authority of the factory
+	if errors.Is(err, config.ErrOtherCA) && slices.ContainsFunc(cs.VerifiedChains, r.ofFactory) {
+		return nil // enrollment decides on it
 	}
 	return err
+}
+
+// ofFactory says whether an authority of the factory vouches for a chain: TLS
+// verifies under these as well, and under authorities of devices that were taken
+// out since the start.
+func (r *reloader) ofFactory(chain []*x509.Certificate) bool {
+	return slices.ContainsFunc(r.factory, chain[len(chain)-1].Equal)
 }
 
 // run watches until close.

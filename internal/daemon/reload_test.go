@@ -108,13 +108,32 @@ func writeCRL(t *testing.T, dir string) {
 }
 
 func TestRemovedAuthorityEndsItsSessions(t *testing.T) {
-	s := start(t, nil)
-	sess := s.connect("d-1", nil)
-	other := must[*pki.CA](t)(pki.NewCA("other"))
-	if err := os.WriteFile(s.cfg.Inner.ClientCA, other.CertPEM(), 0o600); err != nil {
-		t.Fatal(err)
+	for name, prepare := range map[string]func(cfg *config.Server, dir string){
+		"no enrollment": func(*config.Server, string) {},
+		"enrollment": func(cfg *config.Server, dir string) {
+			cfg.Enroll = config.Enroll{Cert: pki.CertPath(dir, pki.CAFile), Key: pki.KeyPath(dir, pki.CAFile), Tokens: filepath.Join(dir, "tokens")}
+			cfg.Inner.ClientCA, cfg.Inner.FactoryCA = filepath.Join(dir, "devices.pem"), filepath.Join(dir, "factory.pem")
+			both := must[[]byte](t)(os.ReadFile(pki.CertPath(dir, pki.CAFile)))
+			factory := must[*pki.CA](t)(pki.NewCA("factory"))
+			if err := errors.Join(os.WriteFile(cfg.Inner.ClientCA, both, 0o600), os.WriteFile(cfg.Inner.FactoryCA, factory.CertPEM(), 0o600)); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := startWith(t, prepare)
+			sess := s.connect("d-1", nil)
+			other := must[*pki.CA](t)(pki.NewCA("other"))
+			if err := os.WriteFile(s.cfg.Inner.ClientCA, other.CertPEM(), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "the end of the session", func() bool { return sess.Err() != nil })
+			if again, err := s.dial("d-2"); err == nil {
+				_ = again.Close()
+				t.Error("a device of the removed authority has connected")
+			}
+		})
 	}
-	eventually(t, "the end of the session", func() bool { return sess.Err() != nil })
 }
 
 func TestServicesChangeWithoutEndingSessions(t *testing.T) {

@@ -15,6 +15,7 @@ const (
 	frameData     = 0
 	frameWindow   = 1
 	framePing     = 2
+	frameGoAway   = 3
 	flagSYN       = 1
 	flagACK       = 2
 	flagRST       = 8
@@ -58,6 +59,7 @@ type frameConn struct {
 	cork     corker                  // the carrier, if it is one
 	lastRead atomic.Int64            // Unix nanoseconds of the last byte from the peer
 	ponged   atomic.Uint32           // the id of the last ping that was answered
+	away     atomic.Bool             // the peer wants no new streams, of this yamux or a later one
 	mayPark  func(between bool) bool // asked when a Read's deadline has passed
 	streamIDs
 
@@ -68,6 +70,7 @@ type frameConn struct {
 		buf     []byte   // to be sent
 		first   []byte   // to be sent before buf: frames of streams that are urgent
 		urgent  []uint32 // streams
+		soon    []uint32 // streams that are urgent once buf has been taken: some of theirs may be in it
 		now     bool     // the frame at hand is of one of them
 		extra   [][]byte // whole frames of ours, to go out at the next boundary
 		pongs   int      // of those
@@ -137,8 +140,7 @@ func (c *frameConn) Write(p []byte) (int, error) {
 	defer c.tx.Unlock()
 	head := c.tx.bounds.at() && len(p) >= frameHead // yamux writes headers whole
 	if head {
-		c.tx.now = slices.Contains(c.tx.urgent, binary.BigEndian.Uint32(p[4:]))
-		for !c.tx.now && len(c.tx.buf) >= maxPending && c.tx.err == nil && !c.tx.closed {
+		for c.fullLocked(binary.BigEndian.Uint32(p[4:])) && c.tx.err == nil && !c.tx.closed {
 			c.tx.cond.Wait()
 		}
 		if c.tx.closed && c.tx.err == nil {
@@ -163,6 +165,15 @@ func (c *frameConn) Write(p []byte) (int, error) {
 	c.cutInLocked()
 	c.flushLocked()
 	return len(p), nil
+}
+
+// fullLocked chooses where the frame of a stream goes, and says whether to wait
+// for room there. A peer that takes nothing makes as many acks as it sends signals.
+func (c *frameConn) fullLocked(stream uint32) bool {
+	if c.tx.now = slices.Contains(c.tx.urgent, stream); c.tx.now {
+		return len(c.tx.first) >= maxPending
+	}
+	return len(c.tx.buf) >= maxPending
 }
 
 // cutIn sends a whole frame of ours between two of yamux's. It never waits.
@@ -214,11 +225,14 @@ func (c *frameConn) reset(stream uint32) {
 }
 
 // hurry lets the frames of a stream overtake those of others that wait to be
-// sent. The peer must know the stream already.
+// sent, but none of its own.
 func (c *frameConn) hurry(stream uint32) {
 	c.tx.Lock()
 	defer c.tx.Unlock()
-	if !slices.Contains(c.tx.urgent, stream) {
+	c.forgetLocked(stream)
+	if len(c.tx.buf) > 0 {
+		c.tx.soon = append(c.tx.soon, stream)
+	} else {
 		c.tx.urgent = append(c.tx.urgent, stream)
 	}
 }
@@ -227,8 +241,12 @@ func (c *frameConn) hurry(stream uint32) {
 func (c *frameConn) forget(stream uint32) {
 	c.tx.Lock()
 	defer c.tx.Unlock()
-	if i := slices.Index(c.tx.urgent, stream); i >= 0 {
-		c.tx.urgent = slices.Delete(c.tx.urgent, i, i+1)
+	c.forgetLocked(stream)
+}
+
+func (c *frameConn) forgetLocked(stream uint32) {
+	for _, streams := range []*[]uint32{&c.tx.urgent, &c.tx.soon} {
+		*streams = slices.DeleteFunc(*streams, func(s uint32) bool { return s == stream })
 	}
 }
 
@@ -252,6 +270,13 @@ func (c *frameConn) flushLocked() {
 	}
 }
 
+// quiet says whether nothing waits to be sent.
+func (c *frameConn) quiet() bool {
+	c.tx.Lock()
+	defer c.tx.Unlock()
+	return len(c.tx.buf)+len(c.tx.first)+len(c.tx.extra) == 0
+}
+
 func (c *frameConn) pendingLocked() bool {
 	return len(c.tx.buf)+len(c.tx.first) > 0 && c.tx.bounds.at()
 }
@@ -269,6 +294,7 @@ func (c *frameConn) flush() {
 		}
 		first, out := c.tx.first, c.tx.buf
 		c.tx.first, c.tx.buf, c.tx.pongs = nil, nil, 0
+		c.tx.urgent, c.tx.soon = append(c.tx.urgent, c.tx.soon...), nil
 		c.tx.Unlock()
 		err := c.send(first)
 		if err == nil {
@@ -347,7 +373,7 @@ func (c *frameConn) Close() error {
 		c.tx.broken.Stop()
 	}
 	c.tx.Unlock()
-	bound.Stop()
+	defer bound.Stop() // TLS waits for what it is answering to the peer
 	return c.conn.Close()
 }
 

@@ -121,49 +121,98 @@ func TestAFailedWriteEndsTheSession(t *testing.T) {
 
 // Signals and their acks must not wait behind the bulk data of other streams.
 func TestFramesOfASignalStreamOvertakeBulk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, peer, release := heldFrames(t)
+		c.hurry(5)
+		writeFrame(c, 1, "bulk")
+		writeFrame(c, 5, "signal")
+		writeFrame(c, 1, "more")
+		c.forget(5)
+		writeFrame(c, 5, "end")
+		release()
+		const want = "on its way" + "signal" + "bulk" + "more" + "end"
+		if got := readBodies(t, peer, len(want)); got != want {
+			t.Errorf("sent %q, want %q", got, want)
+		}
+		_ = peer.Close()
+		_ = c.Close()
+	})
+}
+
+// heldFrames is a frameConn whose flusher has something to send and cannot.
+func heldFrames(t *testing.T) (c *frameConn, peer net.Conn, release func()) {
+	t.Helper()
 	a, b := net.Pipe()
 	link := newCountingConn(a)
-	release := link.hold()
-	c := newFrameConn(link, newLimitedConn(link), link)
-	write := func(stream uint32, body string) {
-		_, _ = c.Write(frame(frameData, 0, stream, uint32(len(body))))
-		_, _ = c.Write([]byte(body))
-	}
-	write(1, "on its way")
-	for end := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
-		c.tx.Lock()
-		taken := c.tx.buf == nil
-		c.tx.Unlock()
-		if taken {
-			break
-		}
-		if time.Now().After(end) {
-			t.Fatal("the flusher takes nothing")
-		}
-	}
-	c.hurry(5)
-	write(1, "bulk")
-	write(5, "signal")
-	write(1, "more")
-	c.forget(5)
-	write(5, "end")
-	want := "on its way" + "signal" + "bulk" + "more" + "end"
+	release = link.hold()
+	c = newFrameConn(link, newLimitedConn(link), link)
+	writeFrame(c, 1, "on its way")
+	synctest.Wait()
+	return c, b, release
+}
+
+func writeFrame(c *frameConn, stream uint32, body string) {
+	_, _ = c.Write(frame(frameData, 0, stream, uint32(len(body))))
+	_, _ = c.Write([]byte(body))
+}
+
+// readBodies reads data frames until their bodies are n bytes.
+func readBodies(t *testing.T, peer net.Conn, n int) string {
+	t.Helper()
 	got := ""
-	release()
-	for len(got) < len(want) {
+	for len(got) < n {
 		head := make([]byte, frameHead)
-		if _, err := io.ReadFull(b, head); err != nil {
+		if _, err := io.ReadFull(peer, head); err != nil {
 			t.Fatal(err)
 		}
 		body := make([]byte, binary.BigEndian.Uint32(head[8:]))
-		if _, err := io.ReadFull(b, body); err != nil {
+		if _, err := io.ReadFull(peer, body); err != nil {
 			t.Fatal(err)
 		}
 		got += string(body)
 	}
-	if got != want {
-		t.Errorf("sent %q, want %q", got, want)
-	}
-	_ = b.Close()
-	_ = c.Close()
+	return got
+}
+
+// A peer that sends signals and takes nothing would else make acks without end.
+func TestUrgentFramesAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, peer, release := heldFrames(t)
+		c.hurry(5)
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			for range 100 {
+				writeFrame(c, 5, string(make([]byte, 4<<10)))
+			}
+		}()
+		synctest.Wait()
+		c.tx.Lock()
+		n := len(c.tx.first)
+		c.tx.Unlock()
+		if n > maxPending+frameHead+writeChunk {
+			t.Errorf("%d bytes wait", n)
+		}
+		release()
+		readBodies(t, peer, 10+100*4<<10)
+		<-done
+		_ = peer.Close()
+		_ = c.Close()
+	})
+}
+
+// A peer may send signals before it has our answer; the acks must not overtake that.
+func TestAStreamDoesNotOvertakeItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, peer, release := heldFrames(t)
+		writeFrame(c, 5, " answer")
+		c.hurry(5)
+		writeFrame(c, 5, " ack")
+		release()
+		if got := readBodies(t, peer, 21); got != "on its way answer ack" {
+			t.Errorf("sent %q", got)
+		}
+		_ = peer.Close()
+		_ = c.Close()
+	})
 }

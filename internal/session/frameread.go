@@ -17,6 +17,7 @@ type frameReader struct {
 	body uint32          // bytes that are left of a frame
 	drop bool            // which is for a stream of a yamux that has gone
 	rest []byte          // frames to hand to yamux before what comes from the peer
+	err  error           // the peer broke the protocol, and nothing is read after that
 
 	mu     sync.Mutex
 	frames []byte // of ours for yamux on this end
@@ -81,10 +82,16 @@ func (c *frameConn) Read(p []byte) (int, error) {
 // receive reads once from the peer and returns what yamux must see of it, which
 // may be nothing.
 func (c *frameConn) receive(p []byte) (int, error) {
+	if c.rx.err != nil {
+		return 0, c.rx.err
+	}
 	if len(p) <= frameHead {
 		q := make([]byte, 4<<10)
 		n, err := c.receive(q)
 		c.rx.rest = append(c.rx.rest, q[:n]...)
+		if n > 0 {
+			err = nil // comes again
+		}
 		return 0, err
 	}
 	n := copy(p, c.rx.held[:c.rx.n])
@@ -93,9 +100,9 @@ func (c *frameConn) receive(p []byte) (int, error) {
 	if m > 0 {
 		c.lastRead.Store(time.Now().UnixNano())
 	}
-	n, ferr := c.filter(p[:n+m])
-	if ferr != nil {
-		err = ferr
+	n, c.rx.err = c.filter(p[:n+m])
+	if c.rx.err != nil {
+		err = c.rx.err
 	}
 	return n, err
 }
@@ -137,8 +144,11 @@ func (c *frameConn) filter(p []byte) (int, error) {
 			}
 			continue
 		}
-		if head[1] == frameData {
+		switch {
+		case head[1] == frameData:
 			r.body = value
+		case head[1] == frameGoAway && value == 0:
+			c.away.Store(true)
 		}
 		known, err := c.inward(head)
 		if err != nil {

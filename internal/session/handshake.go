@@ -136,7 +136,7 @@ func (in *Inner) HTTP(ctx context.Context) (conn *tls.Conn, device string, err e
 func (in *Inner) Session(ctx context.Context) (*Session, error) {
 	cfg, tc := in.cfg, in.conn
 	var hello Hello
-	ready := &proto.Ready{Session: newID(), Keepalive: cfg.Keepalive, Streams: cfg.Streams, Queue: cfg.Queue}
+	ready := &proto.Ready{Session: newID(), Keepalive: cfg.Keepalive, Queue: cfg.Queue}
 	err := greet(ctx, in.carrier, in.cfg.Turns, func() error {
 		if p := in.protocol(); p != proto.ALPNMux {
 			return fmt.Errorf("client negotiated ALPN %q, want %q", p, proto.ALPNMux)
@@ -158,6 +158,7 @@ func (in *Inner) Session(ctx context.Context) (*Session, error) {
 				return refuse(tc, err)
 			}
 		}
+		ready.Streams = cfg.streams(windowFor(in.limited.rtt))
 		ready.Time = time.Now()
 		if o := hello.Outer; o != nil && o.Compared {
 			ready.Intercepted = &o.Intercepted

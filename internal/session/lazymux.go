@@ -31,6 +31,8 @@ type lazyMux struct {
 	last    uint32         // the highest id that cur has given a stream of ours
 	parking bool           // cur's reader is asked to end
 	parked  bool           // and has: cur takes nothing more
+	polling bool           // rest is reading
+	wanted  int            // calls that wait for parking and polling to end
 	ended   bool           // the session has: no yamux is made any more
 
 	pings    uint32 // that were sent as barriers
@@ -53,11 +55,23 @@ func (m *lazyMux) count() {
 // streams is how many there are.
 func (m *lazyMux) streams() int {
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.cur == nil {
+	cur := m.cur
+	m.mu.Unlock()
+	if cur == nil {
 		return 0
 	}
-	return m.cur.NumStreams()
+	return cur.NumStreams()
+}
+
+// cut says whether a mux has ended with streams in it. One that went to rest had
+// none, but what came before may be read from those that it had.
+func (m *lazyMux) cut(mux *yamux.Session) bool {
+	if !mux.IsClosed() {
+		return false
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.cur == mux && !m.parked
 }
 
 // muxEnd is the connection of one yamux, which does not own the session's.
@@ -121,10 +135,15 @@ func (s *Session) startLocked() (*yamux.Session, error) {
 
 // openStream opens a stream, in a new yamux when the session is at rest.
 func (s *Session) openStream() (*yamux.Stream, error) {
+	if s.frames.away.Load() {
+		return nil, yamux.ErrRemoteGoAway
+	}
 	m := &s.mux
 	m.mu.Lock()
-	for m.parking && !m.ended {
+	for (m.parking || m.polling) && !m.ended {
+		m.wanted++
 		m.cond.Wait() // not for long: the reader was woken
+		m.wanted--
 	}
 	mux := m.cur
 	if mux == nil {
@@ -149,24 +168,31 @@ func (s *Session) openStream() (*yamux.Stream, error) {
 
 // rest waits for the peer without a goroutine and without a buffer: the
 // carrier calls it again when something has arrived. Pings are answered; what
-// else comes starts a yamux.
+// else comes starts a yamux. It does not hold the lock while it reads: TLS may
+// have to answer, to a peer that takes nothing.
 func (s *Session) rest() {
 	m := &s.mux
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.cur != nil || m.ended {
-		return // a call from before, and yamux reads now
+	if m.cur != nil || m.polling || m.ended {
+		return // a call from before, and somebody reads
 	}
 	below := s.frames.below
 	if below.arrive == nil { // a carrier that only a goroutine can wait for: yamux's will do
 		_, _ = s.startLocked()
 		return
 	}
-	below.poll = true
+	below.poll, m.polling = true, true
+	defer func() {
+		m.polling = false
+		m.cond.Broadcast()
+	}()
 	buf := flushBuffers.Get().(*[flushBuffer]byte)
 	defer flushBuffers.Put(buf)
-	for {
+	for m.wanted == 0 && !m.ended { // who wants a yamux starts it
+		m.mu.Unlock()
 		n, err := s.frames.receive(buf[:])
+		m.mu.Lock()
 		switch {
 		case n > 0:
 			s.frames.rx.rest = append(s.frames.rx.rest, buf[:n]...)
@@ -209,7 +235,8 @@ func (s *Session) tryRest() (again time.Duration, ping uint32) {
 func (m *lazyMux) busyLocked() bool { return m.opening > 0 || m.cur.NumStreams() > 0 }
 
 // mayPark is asked by yamux's reader when its wait was broken off, and whether
-// that was between two frames.
+// that was between two frames. While something waits to be sent, more may wait in
+// yamux, such as the reset of a stream that it did not take.
 func (s *Session) mayPark(between bool) bool {
 	m := &s.mux
 	m.mu.Lock()
@@ -217,7 +244,7 @@ func (s *Session) mayPark(between bool) bool {
 	if !m.parking || m.ended {
 		return false
 	}
-	if !between || m.busyLocked() {
+	if !between || m.busyLocked() || !s.frames.quiet() {
 		m.parking = false
 		m.cond.Broadcast()
 		return false
@@ -241,9 +268,9 @@ func (s *Session) parked(mux *yamux.Session) bool {
 	s.frames.next(m.last)
 	m.last = 0
 	s.frames.rx.forget()
+	s.frames.stay(false)
 	m.cond.Broadcast()
 	m.mu.Unlock()
-	s.frames.stay(false)
 	s.rest()
 	return true
 }
@@ -269,6 +296,11 @@ func (s *Session) endMux() {
 	_ = s.frames.Close() // first: yamux's reader may be waiting for the lock that its Close holds
 	if mux != nil {
 		_ = mux.Close()
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for m.polling {
+		m.cond.Wait() // not for long: what it reads from is closed
 	}
 }
 

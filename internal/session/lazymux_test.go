@@ -1,6 +1,7 @@
 package session
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -333,4 +334,178 @@ func TestPingsAreTakenOutOfTheStream(t *testing.T) {
 			_ = c.Close()
 		}
 	}
+}
+
+// What came before both ends of a stream had closed it may be read at any time,
+// and then comes its end, although the session rests.
+func TestATailIsReadAfterTheSessionRests(t *testing.T) {
+	restBubble(t, func(t *testing.T, e ends) {
+		st, err := dialIn(t, e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := st.Write([]byte("tail")); err != nil {
+			t.Fatal(err)
+		}
+		_ = st.(*Stream).CloseWrite()
+		time.Sleep(10 * time.Minute)
+		if !resting(e.client) {
+			t.Fatal("does not rest")
+		}
+		_ = st.SetReadDeadline(time.Now().Add(time.Minute))
+		time.AfterFunc(2*time.Minute, func() { _ = e.client.Close() }) // what waits for the session's end gets it
+		if b, err := io.ReadAll(st); string(b) != "tail" || err != nil {
+			t.Errorf("%q, %v", b, err)
+		}
+	})
+}
+
+// What breaks the protocol does so behind a good frame too, with a mux and at rest.
+func TestABadFrameBehindAGoodOneEndsTheSession(t *testing.T) {
+	for _, rest := range []time.Duration{0, 10 * time.Minute} {
+		restBubble(t, func(t *testing.T, e ends) {
+			if rest == 0 {
+				if _, err := dialIn(t, e); err != nil {
+					t.Fatal(err)
+				}
+			}
+			time.Sleep(rest)
+			synctest.Wait()
+			bad := append(frame(frameWindow, 0, 1, 0), frame(frameWindow, flagSYN, 2, 0)...) // a stream of the server's
+			e.client.frames.cutIn(append(bad, frame(frameWindow, 0, 1, 0)...))
+			synctest.Wait()
+			if err := e.server.Err(); !errors.Is(err, errStreamID) {
+				t.Errorf("after %s: %v", rest, err)
+			}
+		})
+	}
+}
+
+// stuckTLS is inner TLS that answers a peer who takes nothing, with a new key or
+// an alert: neither Read nor Close returns before the carrier is closed.
+type stuckTLS struct {
+	net.Conn
+	closed <-chan struct{}
+}
+
+func (c stuckTLS) Read([]byte) (int, error) {
+	<-c.closed
+	return 0, net.ErrClosed
+}
+
+func (c stuckTLS) Close() error {
+	<-c.closed
+	return nil
+}
+
+// A peer that takes nothing holds up neither its own end nor that of the server.
+func TestASessionThatIsStuckAtRestEnds(t *testing.T) {
+	for name, end := range map[string]func(*testing.T, *Session){
+		"dead": func(t *testing.T, s *Session) {
+			start := time.Now()
+			<-s.Done()
+			if d := time.Since(start); !errors.Is(s.Err(), ErrDead) || d > 110*time.Second {
+				t.Errorf("%v after %s", s.Err(), d)
+			}
+		},
+		"closed": func(t *testing.T, s *Session) {
+			start := time.Now()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			_ = s.CloseBye(ctx, 0, "away")
+			if d := time.Since(start); d > 10*time.Second {
+				t.Errorf("Close took %s", d)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			testCerts()
+			runtime.GC()
+			runtime.GC()
+			synctest.Test(t, func(t *testing.T) {
+				a, b := net.Pipe()
+				link := newCountingConn(b)
+				e := connect(t, newArrivingConn(a), newArrivingConn(link), nil, nil)
+				time.Sleep(10 * time.Minute)
+				e.server.mux.mu.Lock()
+				e.server.frames.tx.Lock()
+				e.server.frames.conn = stuckTLS{e.server.frames.conn, link.closed}
+				e.server.frames.tx.Unlock()
+				e.server.mux.mu.Unlock()
+				e.client.frames.ping(0)
+				synctest.Wait()
+				if e.server.Busy() {
+					t.Error("is busy")
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				if _, err := e.server.Dial(ctx, "none"); !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("dial: %v", err)
+				}
+				end(t, e.server)
+			})
+			runtime.GC()
+			runtime.GC()
+		})
+	}
+}
+
+// What a peer has said about new streams holds after a rest too.
+func TestAGoAwayOutlivesTheMux(t *testing.T) {
+	restBubble(t, func(t *testing.T, e ends) {
+		for range 2 {
+			e.client.frames.cutIn(frame(frameGoAway, 0, 0, 0))
+			time.Sleep(10 * time.Minute)
+			if !resting(e.server) {
+				t.Fatal("does not rest")
+			}
+			if _, err := e.server.Dial(t.Context(), "any"); !errors.Is(err, ErrDraining) {
+				t.Errorf("dial: %v", err)
+			}
+		}
+		if st, err := e.client.Dial(t.Context(), "echo"); err != nil { // the other direction goes on
+			t.Error(err)
+		} else {
+			_ = st.Close()
+		}
+	})
+}
+
+// What waits in yamux to be sent would be lost with it.
+func TestNoRestWhileSomethingWaitsToBeSent(t *testing.T) {
+	testCerts()
+	runtime.GC()
+	runtime.GC()
+	synctest.Test(t, func(t *testing.T) {
+		a, b := net.Pipe()
+		link := newCountingConn(b)
+		mux := new(Mux)
+		echo(t, mux, "echo")
+		e := connect(t, newArrivingConn(a), newArrivingConn(link), nil, &Config{Mux: mux})
+		st, err := dialIn(t, e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = st.Close()
+		for range 4 { // in which a ping is answered
+			synctest.Wait()
+			time.Sleep(2 * time.Second)
+		}
+		release := link.hold()
+		e.server.frames.ping(0) // is being sent
+		synctest.Wait()
+		e.server.frames.ping(0) // waits
+		e.server.beat()
+		synctest.Wait()
+		if resting(e.server) {
+			t.Error("rests with something to send")
+		}
+		release()
+		time.Sleep(10 * time.Minute)
+		if !resting(e.server) {
+			t.Error("does not rest")
+		}
+	})
+	runtime.GC()
+	runtime.GC()
 }

@@ -22,9 +22,11 @@ type limitedConn struct {
 	arrive arrival // Conn, if it can say what has arrived
 	poll   bool    // reads do not wait; set by who reads
 
-	turns Turns         // before ready: not held while the network is waited for; may be nil
-	wrote time.Time     // before ready: when Conn was last written to, zero after an answer
-	rtt   time.Duration // the shortest time to an answer before ready
+	turns  Turns         // before ready: not held while the network is waited for; may be nil
+	wrote  time.Time     // before ready: when Conn was last written to, zero after an answer
+	waited time.Duration // since then, for a turn: an answer may have come meanwhile
+	rtt    time.Duration // the shortest time to an answer before ready, 0 not known
+	server bool          // only the first answer counts: Hello does not wait for the tickets that are written before it
 }
 
 // arrival is a carrier that can be read without waiting.
@@ -60,11 +62,11 @@ func (c *limitedConn) Read(p []byte) (int, error) {
 	}
 	if c.turns != nil {
 		c.turns.Give()
-		defer c.turns.Take()
+		defer c.takeTurn()
 	}
 	n, err := c.Conn.Read(p[:min(int64(len(p)), left)])
 	c.left.CompareAndSwap(left, left-int64(n))
-	if took := time.Since(c.wrote); !c.wrote.IsZero() && (c.rtt == 0 || took < c.rtt) {
+	if took := max(time.Since(c.wrote)-c.waited, 1); !c.wrote.IsZero() && (c.rtt == 0 || took < c.rtt && !c.server) {
 		c.rtt = took
 	}
 	c.wrote = time.Time{}
@@ -76,12 +78,19 @@ func (c *limitedConn) Write(p []byte) (int, error) {
 	if c.left.Load() < 0 {
 		return c.Conn.Write(p)
 	}
-	c.wrote = time.Now()
 	if c.turns != nil {
 		c.turns.Give()
-		defer c.turns.Take()
+		defer c.takeTurn()
 	}
-	return c.Conn.Write(p)
+	n, err := c.Conn.Write(p)
+	c.wrote, c.waited = time.Now(), 0
+	return n, err
+}
+
+func (c *limitedConn) takeTurn() {
+	start := time.Now()
+	c.turns.Take()
+	c.waited += time.Since(start)
 }
 
 // errNothingYet is a temporary net.Error, so that crypto/tls reads on after it,

@@ -33,7 +33,7 @@ func (s *Session) serveSignals(st *Stream) {
 		if err != nil {
 			return
 		}
-		if first { // the peer has had our answer, and with it yamux's
+		if first {
 			s.frames.hurry(st.ys.StreamID())
 		}
 		if err := s.serveFrame(st, typ, body); err != nil {

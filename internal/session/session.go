@@ -290,11 +290,12 @@ func (s *Session) accept(mux *yamux.Session) {
 		}
 		s.mux.count()
 		n := int(s.inbound.Add(1))
-		if n > s.streams() {
+		// Over the cap a stream gets a refusal; far over it, a reset.
+		most := s.cfg.streams(s.window)
+		if n > most {
 			s.cfg.limited(LimitStreams)
 		}
-		// Over the cap a stream gets a refusal; far over it, a reset.
-		if n > s.streams()+acceptBacklog || !s.spawn(func() { s.serve(ys, n > s.streams()) }) {
+		if n > most+refusals(s.window) || !s.spawn(func() { s.serve(ys, n > most) }) {
 			s.reset(ys)
 			s.inbound.Add(-1)
 		}

@@ -203,7 +203,7 @@ func (s *Session) openSignals(ctx context.Context, q *signalSender) (*signalStre
 		q: q, st: st, frames: make(chan outFrame, unackedTokens+8),
 		done: make(chan struct{}), waiting: map[[16]byte]*waiter{},
 	}
-	s.frames.hurry(st.ys.StreamID()) // the peer has answered, so it knows the stream
+	s.frames.hurry(st.ys.StreamID())
 	q.out.Store(out)
 	if !s.spawn(out.write) {
 		s.frames.forget(st.ys.StreamID())

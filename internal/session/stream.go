@@ -94,7 +94,7 @@ func (st *Stream) Read(p []byte) (int, error) {
 		return n, nil
 	}
 	if errors.Is(err, io.EOF) && !st.eof {
-		if st.ys.Session().IsClosed() {
+		if st.session.mux.cut(st.ys.Session()) {
 			<-st.session.done          // accept is about to say why
 			return n, st.session.Err() // cut off, not ended
 		}
@@ -317,7 +317,7 @@ func (s *Session) serve(ys *yamux.Stream, overCap bool) {
 	}
 	st.service = service
 	if overCap {
-		s.refuseStream(st, proto.Answer{Code: proto.Busy, Text: fmt.Sprintf("%d streams are open", s.streams())})
+		s.refuseStream(st, proto.Answer{Code: proto.Busy, Text: fmt.Sprintf("%d streams are open", s.cfg.streams(s.window))})
 		return
 	}
 	if service == proto.ServiceSignals {

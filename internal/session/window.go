@@ -5,8 +5,9 @@ import "time"
 // A stream's window is what the peer may send before this end has read it, and
 // so what a round trip can carry. yamux has one size for all streams of a
 // session. The small one is enough for 200 Mbit/s where a round trip takes 8
-// ms, and larger ones cost memory, and CPU for cache misses. What all streams
-// of a session may hold together stays the same: a far device can have fewer.
+// ms, and larger ones cost memory, and CPU for cache misses. All streams of a
+// session may hold windowBudget together, so a far device can have fewer; yamux's
+// buffers double as they grow, which makes it twice that in memory at worst.
 const (
 	smallWindow  = 256 << 10
 	middleWindow = 1 << 20 // to 25 ms
@@ -16,7 +17,8 @@ const (
 )
 
 // windowFor chooses by the shortest time that the peer took to answer in the
-// handshake: the round trip and some computing. 0 is not known.
+// handshake: the round trip and some computing. 0 is not known. A peer can make
+// it longer, and so the windows as large as the budget lets them be.
 func windowFor(rtt time.Duration) uint32 {
 	switch {
 	case rtt > 40*time.Millisecond:
@@ -29,5 +31,8 @@ func windowFor(rtt time.Duration) uint32 {
 	return smallWindow
 }
 
-// streams is how many streams the peer may have open.
-func (s *Session) streams() int { return min(s.cfg.Streams, windowBudget/int(s.window)) }
+// streams is how many streams with such windows the peer may have open.
+func (c *Config) streams(window uint32) int { return min(c.Streams, windowBudget/int(window)) }
+
+// refusals is how many streams more are told so; those have windows too.
+func refusals(window uint32) int { return max(1, acceptBacklog*smallWindow/int(window)) }

@@ -81,11 +81,26 @@ func NewPage(cfg PageConfig) *Page {
 func (p *Page) Close() { p.transport.CloseIdleConnections() }
 
 func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if embedded(r) {
+		http.Error(w, "a page of another origin uses this one", http.StatusForbidden)
+		return
+	}
 	if r.Header.Get("Upgrade") != "" && !sameOrigin(r) {
 		http.Error(w, "a WebSocket of another origin", http.StatusForbidden)
 		return
 	}
 	p.guarded.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), inKey{}, r)))
+}
+
+// embedded says whether a page of another origin makes its browser ask for this: as
+// a frame, a picture, by a script; all but a link that is followed. A GET changes
+// nothing where the web is in order, and devices' pages often are not.
+func embedded(r *http.Request) bool {
+	switch r.Header.Get("Sec-Fetch-Site") {
+	case "same-site", "cross-site":
+		return r.Header.Get("Sec-Fetch-Mode") != "navigate" || r.Header.Get("Sec-Fetch-Dest") != "document"
+	}
+	return false
 }
 
 // sameOrigin is what cross-origin protection, which trusts a GET, lacks.

@@ -169,14 +169,31 @@ func TestOtherOriginsCannotUseAPage(t *testing.T) {
 			r.Header.Set("Upgrade", "websocket")
 			r.Header.Set("Origin", "http://other.test")
 		},
+		"picture": func(r *http.Request) { fetched(r, "same-site", "no-cors", "image") },
+		"script":  func(r *http.Request) { fetched(r, "cross-site", "cors", "empty") },
+		"frame":   func(r *http.Request) { fetched(r, "same-site", "navigate", "iframe") },
 	} {
 		if resp, body := get(t, url, prepare); resp.StatusCode != http.StatusForbidden {
 			t.Errorf("%s: %d %s", name, resp.StatusCode, body)
 		}
 	}
-	if resp, body := get(t, url, func(r *http.Request) { r.Method = "POST"; r.Header.Set("Sec-Fetch-Site", "same-origin") }); body != "done" {
-		t.Errorf("%d %s", resp.StatusCode, body)
+	for name, prepare := range map[string]func(*http.Request){
+		"its own form":   func(r *http.Request) { r.Method = "POST"; r.Header.Set("Sec-Fetch-Site", "same-origin") },
+		"its own script": func(r *http.Request) { fetched(r, "same-origin", "cors", "empty") },
+		"a link":         func(r *http.Request) { fetched(r, "same-site", "navigate", "document") },
+		"the address":    func(r *http.Request) { fetched(r, "none", "navigate", "document") },
+	} {
+		if resp, body := get(t, url, prepare); body != "done" {
+			t.Errorf("%s: %d %s", name, resp.StatusCode, body)
+		}
 	}
+}
+
+// fetched is what a browser says of why it asks.
+func fetched(r *http.Request, site, mode, dest string) {
+	r.Header.Set("Sec-Fetch-Site", site)
+	r.Header.Set("Sec-Fetch-Mode", mode)
+	r.Header.Set("Sec-Fetch-Dest", dest)
 }
 
 func TestDeviceThatCannotBeReachedIsExplained(t *testing.T) {

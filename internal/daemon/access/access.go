@@ -2,6 +2,7 @@ package access
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -24,6 +25,8 @@ type Guard struct {
 	file  string
 	rules atomic.Pointer[rules]
 	audit *audit
+	// refusals are written to audit
+	refusals refusals
 	// Observe is told of every record, beside the audit log; nil: nobody. Set it
 	// before the guard decides on anything.
 	Observe func(Record)
@@ -49,6 +52,7 @@ func open(cfg *config.Server, file string, log *slog.Logger, every time.Duration
 		return nil, err
 	}
 	g := &Guard{log: log, file: file, audit: a, reload: make(chan struct{}, 1)}
+	g.refusals.write = a.record
 	g.rules.Store(newRules(cfg))
 	ctx, cancel := context.WithCancel(context.Background())
 	g.stop = cancel
@@ -61,6 +65,7 @@ func open(cfg *config.Server, file string, log *slog.Logger, every time.Duration
 func (g *Guard) Close() {
 	g.stop()
 	g.wg.Wait()
+	g.refusals.close()
 	g.audit.close()
 }
 
@@ -172,10 +177,29 @@ func versionOf(path string) version {
 	return version{info.ModTime(), info.Size()}
 }
 
+// missing says which rules are in force and not in cfg any more. Without a list
+// everybody may do everything, so what is left of a file that was cut off, by a
+// full disk or an editor that has not finished, must not be taken for one.
+func (g *Guard) missing(cfg *config.Server) error {
+	old := g.rules.Load()
+	switch {
+	case versionOf(g.file).size == 0:
+		return errors.New("the file is empty")
+	case old.Devices != nil && cfg.Authorization.Devices == nil:
+		return errors.New("authorization.devices is gone, which would allow everything: write [] to allow nothing, or start the server again")
+	case old.Operators != nil && cfg.Authorization.Operators == nil:
+		return errors.New("authorization.operators is gone, which would allow everything: write [] to allow nothing, or start the server again")
+	}
+	return nil
+}
+
 func (g *Guard) read() {
 	cfg, err := config.ReadServer(g.file)
 	if err == nil {
 		err = cfg.ValidateAuthorization() // flags may complete the rest
+	}
+	if err == nil {
+		err = g.missing(cfg)
 	}
 	if err != nil {
 		g.log.Error("configuration is not read again: the old rules stay", "err", err)

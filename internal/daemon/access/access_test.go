@@ -182,7 +182,20 @@ func TestRulesAreReadAgainAndBadOnesAreRefused(t *testing.T) {
 	if !g.Service(Device{ID: "pump-7"}, "mqtt").Allowed {
 		t.Error("the old rules are gone")
 	}
-	write(t, file, "authorization:\n  devices:\n  - {who: [a], services: [b, c]}\n")
+	// What is left of a file must not allow everything.
+	for text, words := range map[string]string{
+		"": "the file is empty",
+		"authorization:\n  devices:\n  - {who: [a], services: [b, c]}\n": "authorization.operators is gone",
+		"authorization: {operators: []}\n":                               "authorization.devices is gone",
+		"listen: x\n":                                                    "authorization.devices is gone",
+	} {
+		write(t, file, text)
+		log.await(t, words)
+		if !g.Service(Device{ID: "pump-7"}, "mqtt").Allowed || g.Service(Device{ID: "pump-7"}, "ssh").Allowed || g.Operator(Operator{"token:x"}, "", "dial", "d", "s").Allowed {
+			t.Errorf("after %q the old rules are gone", text)
+		}
+	}
+	write(t, file, "authorization:\n  devices:\n  - {who: [a], services: [b, c]}\n  operators: []\n")
 	log.await(t, "rules read again")
 	if g.Service(Device{ID: "pump-7"}, "mqtt").Allowed || !g.Service(Device{ID: "a"}, "c").Allowed {
 		t.Error("the old rules are still there")

@@ -14,12 +14,13 @@ import (
 type Record struct {
 	Time    time.Time `json:"time"`
 	Who     string    `json:"who"`
-	Action  string    `json:"action"` // list, signal, dial, service or route
+	Action  string    `json:"action"` // list, signal, dial, manage, service, route or login
 	Device  string    `json:"device,omitempty"`
 	Target  string    `json:"target,omitempty"` // the signal's, service's or route's name
 	From    string    `json:"from,omitempty"`   // where the operator connects from
 	Allowed bool      `json:"allowed"`
 	Rule    string    `json:"rule"`
+	More    int       `json:"more,omitempty"` // of the same, not recorded one by one
 }
 
 // audit writes records to a file, or to the log when there is none.
@@ -55,8 +56,11 @@ func (a *audit) record(r Record) {
 		if !r.Allowed {
 			level = slog.LevelWarn
 		}
-		a.log.Log(context.Background(), level, "decision", "who", r.Who, "action", r.Action, "device", r.Device, "target", r.Target,
-			"from", r.From, "allowed", r.Allowed, "rule", r.Rule)
+		attrs := []any{"who", r.Who, "action", r.Action, "device", r.Device, "target", r.Target, "from", r.From, "allowed", r.Allowed, "rule", r.Rule}
+		if r.More > 0 {
+			attrs = append(attrs, "more", r.More)
+		}
+		a.log.Log(context.Background(), level, "decision", attrs...)
 		return
 	}
 	line, _ := json.Marshal(r) // of texts and a time: no error

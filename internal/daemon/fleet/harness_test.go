@@ -44,7 +44,9 @@ type natsd struct {
 	t    testing.TB
 	dir  string
 	url  string
-	off  bool // no JetStream
+	off  bool   // no JetStream
+	tls  string // of its configuration; empty: none
+	ca   string // file
 	proc *child.Child
 }
 
@@ -85,7 +87,7 @@ func (n *natsd) start(listen string) {
 	n.t.Helper()
 	exe := must[string](n.t)(buildNATS())
 	conf := filepath.Join(n.dir, "nats.conf")
-	text := fmt.Sprintf("listen: %q\nports_file_dir: %q\n", listen, n.dir)
+	text := fmt.Sprintf("listen: %q\nports_file_dir: %q\n", listen, n.dir) + n.tls
 	if !n.off {
 		text += fmt.Sprintf("jetstream { store_dir: %q, sync_interval: always }\n", filepath.Join(n.dir, "js"))
 	}

@@ -1,0 +1,94 @@
+package session
+
+import (
+	"bytes"
+	"crypto/tls"
+	"net"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// farConn is a connection on which what is written is long under way.
+type farConn struct {
+	net.Conn
+	way  time.Duration
+	sent chan parcel
+}
+
+type parcel struct {
+	due  time.Time
+	data []byte
+}
+
+func newFarConn(t *testing.T, c net.Conn, way time.Duration) *farConn {
+	f := &farConn{c, way, make(chan parcel, 1000)}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for p := range f.sent {
+			time.Sleep(time.Until(p.due))
+			_, _ = c.Write(p.data)
+		}
+	}()
+	t.Cleanup(func() { close(f.sent); <-done })
+	return f
+}
+
+func (c *farConn) Write(p []byte) (int, error) {
+	c.sent <- parcel{time.Now().Add(c.way), bytes.Clone(p)}
+	return len(p), nil
+}
+
+// slowTurns has one wait for each turn.
+type slowTurns time.Duration
+
+func (s slowTurns) Take() { time.Sleep(time.Duration(s)) }
+func (slowTurns) Give()   {}
+
+// How long a peer takes decides on its windows, and Ready says what that leaves
+// of its streams. In a storm this end is what is slow, and not the peer.
+func TestWindowsFollowTheRoundTrip(t *testing.T) {
+	testCerts()
+	for _, tt := range []struct {
+		way, turn time.Duration // there or back
+		window    uint32
+		streams   int
+	}{
+		{0, 0, smallWindow, DefaultStreams},
+		{6 * time.Millisecond, 0, middleWindow, 128},
+		{15 * time.Millisecond, 0, largeWindow, 64},
+		{time.Second, 0, farWindow, 32},
+		{0, time.Second, smallWindow, DefaultStreams},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			a, b := net.Pipe()
+			cfg := &Config{}
+			if tt.turn > 0 {
+				cfg.Turns = slowTurns(tt.turn)
+			}
+			device := testCerts().clientTLS()
+			device.ClientSessionCache = tls.NewLRUClientSessionCache(1) // a ticket is written before the hello is read
+			e := connect(t, newFarConn(t, newArrivingConn(a), tt.way), newFarConn(t, newArrivingConn(b), tt.way), &Config{TLS: device, Hello: func() (h Hello) {
+				time.Sleep(time.Millisecond) // it arrives a little after the end of the handshake
+				return h
+			}}, cfg)
+			if w := e.server.window; w != tt.window {
+				t.Errorf("a way of %s, %s for a turn: a window of %d, want %d", tt.way, tt.turn, w, tt.window)
+			}
+			if n := e.client.Ready().Streams; n != tt.streams {
+				t.Errorf("a way of %s: ready says %d streams, want %d", tt.way, n, tt.streams)
+			}
+		})
+	}
+}
+
+// What is refused because of too many streams has a window until then.
+func TestStreamsStayWithinTheBudget(t *testing.T) {
+	for _, w := range []uint32{smallWindow, middleWindow, largeWindow, farWindow} {
+		c := (&Config{Streams: 1 << 20}).complete()
+		if got := (c.streams(w) + refusals(w)) * int(w); got > windowBudget+windowBudget/8 {
+			t.Errorf("windows of %d: %d in all", w, got)
+		}
+	}
+}
