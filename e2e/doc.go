@@ -1,6 +1,7 @@
 // Package e2e runs the built binary against real middleboxes and proxies:
 // mitmproxy, squid, nginx, haproxy, tinyproxy and microsocks; against boxes of
-// its own that are worse; against peers that misbehave; against peers in C, Java
+// its own that are worse; against peers that misbehave and that are hostile; section
+// by section of RFC 6455; against peers in C, Java
 // and Python (the folder peers), which it builds; and with a browser. Its tests
 // have the build tag e2e:
 //
