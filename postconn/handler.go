@@ -148,7 +148,9 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) *refusal {
 	ctl := http.NewResponseController(w)
 	_ = ctl.SetReadDeadline(time.Now().Add(bodyTimeout))
 	body, release, err := readBody(r.Body, r.ContentLength, limit)
-	_ = ctl.SetReadDeadline(time.Time{})
+	if err == nil { // else net/http waits for the rest, before the answer and after it
+		_ = ctl.SetReadDeadline(time.Time{})
+	}
 	if errors.Is(err, errTooLarge) {
 		return refuse(http.StatusRequestEntityTooLarge, fmt.Sprintf("the body is over %d bytes", limit))
 	}

@@ -6,9 +6,11 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -145,6 +147,50 @@ func TestServerEndsWhatIsNotUsed(t *testing.T) {
 					}
 				}
 				_ = c.Close()
+			})
+		})
+	}
+}
+
+// pipes is a listener of net.Pipes.
+type pipes chan net.Conn
+
+func (p pipes) Accept() (net.Conn, error) {
+	c, ok := <-p
+	if !ok {
+		return nil, net.ErrClosed
+	}
+	return c, nil
+}
+func (p pipes) Addr() net.Addr { return &net.TCPAddr{} }
+func (p pipes) Close() error   { return nil }
+
+// TestABodyThatDoesNotComeIsAnswered and its connection closed, in time: net/http
+// reads what a handler leaves of a body.
+func TestABodyThatDoesNotComeIsAnswered(t *testing.T) {
+	for _, length := range []string{"Content-Length: 100", "Transfer-Encoding: chunked"} {
+		t.Run(length, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := NewHandler(&HandlerOptions{Accept: func(*Conn, *http.Request) { t.Error("accepted") }})
+				a, b := net.Pipe()
+				l := make(pipes, 1)
+				l <- b
+				srv := http.Server{Handler: h}
+				var serving sync.WaitGroup
+				serving.Go(func() { _ = srv.Serve(l) })
+				go func() {
+					_, _ = io.WriteString(a, "POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/atls\r\n"+length+"\r\n\r\n1")
+				}()
+				begin := time.Now()
+				got, err := io.ReadAll(a) // to the end of the connection
+				if took := time.Since(begin); took > bodyTimeout+time.Second || !strings.HasPrefix(string(got), "HTTP/1.1 400 ") {
+					t.Errorf("after %s: %q, %v", took, got, err)
+				}
+				close(l)
+				_ = a.Close()
+				_ = srv.Close()
+				_ = h.Close()
+				serving.Wait()
 			})
 		})
 	}

@@ -59,7 +59,7 @@ func (a *Acceptor) Accept(ctx context.Context, conn net.Conn) (*Inner, error) {
 	in := &Inner{cfg: a.cfg, carrier: conn, limited: newLimitedConn(conn), Admit: a.cfg.Admit}
 	in.limited.turns, in.limited.server = a.cfg.Turns, true
 	in.conn = tls.Server(in.limited, t)
-	err := greet(ctx, conn, func() error {
+	err := greet(ctx, conn, a.cfg.Turns, func() error {
 		if err := in.conn.HandshakeContext(ctx); err != nil {
 			return fmt.Errorf("inner handshake: %w", remoteAlert(err))
 		}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"runtime"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -68,6 +69,20 @@ func TestPingFloodIsBounded(t *testing.T) {
 			t.Errorf("the session ended with %v", err)
 		}
 	})
+}
+
+// A stream that waits to be accepted fails first, with an error of no meaning.
+func TestABrokenProtocolIsNamedWhileAStreamWaits(t *testing.T) {
+	for range 20 { // it is a race within yamux
+		a, b := tcpPipe(t)
+		e := connect(t, a, b, nil, nil)
+		syn := frame(frameWindow, flagSYN, 1, 0)
+		e.client.frames.cutIn(slices.Concat(syn, syn))
+		<-e.server.Done()
+		if err := e.server.Err(); !errors.Is(err, errProtocol) {
+			t.Fatalf("the session ended with %v", err)
+		}
+	}
 }
 
 // failingWrites is a connection whose writes fail and whose reads go on.

@@ -34,7 +34,7 @@ func Client(ctx context.Context, conn net.Conn, c *Config) (*Session, error) {
 	tc := tls.Client(limited, t)
 	var hello Hello
 	var ready *proto.Ready
-	err := greet(ctx, conn, func() error {
+	err := greet(ctx, conn, nil, func() error {
 		if err := tc.HandshakeContext(ctx); err != nil {
 			return fmt.Errorf("inner handshake: %w", remoteAlert(err))
 		}
@@ -119,7 +119,7 @@ func (in *Inner) IsHTTP() bool { return in.protocol() == proto.ALPNHTTP }
 // HTTP/1.1 requests. ctx bounds the admission.
 func (in *Inner) HTTP(ctx context.Context) (conn *tls.Conn, device string, err error) {
 	if in.Admit != nil {
-		err = greet(ctx, in.carrier, func() (err error) {
+		err = greet(ctx, in.carrier, in.cfg.Turns, func() (err error) {
 			device, err = in.Admit(in.conn.ConnectionState(), &Hello{})
 			return err
 		})
@@ -137,7 +137,7 @@ func (in *Inner) Session(ctx context.Context) (*Session, error) {
 	cfg, tc := in.cfg, in.conn
 	var hello Hello
 	ready := &proto.Ready{Session: newID(), Keepalive: cfg.Keepalive, Queue: cfg.Queue}
-	err := greet(ctx, in.carrier, func() error {
+	err := greet(ctx, in.carrier, in.cfg.Turns, func() error {
 		if p := in.protocol(); p != proto.ALPNMux {
 			return fmt.Errorf("client negotiated ALPN %q, want %q", p, proto.ALPNMux)
 		}
@@ -176,12 +176,20 @@ func (in *Inner) Session(ctx context.Context) (*Session, error) {
 }
 
 // greet runs f with ctx bounding its reads and writes, and closes conn when it
-// fails or panics. The error is ctx's, and its cause, when that is why.
-func greet(ctx context.Context, conn net.Conn, f func() error) error {
+// fails or panics. The error is ctx's, and its cause, when that is why. turns, which
+// may be nil, has one that is not held while conn closes: that may wait for the peer.
+func greet(ctx context.Context, conn net.Conn, turns Turns, f func() error) error {
+	end := func() {
+		if turns != nil {
+			turns.Give()
+			defer turns.Take()
+		}
+		_ = conn.Close()
+	}
 	returned := false
 	defer func() {
 		if !returned { // f calls the user's code
-			_ = conn.Close()
+			end()
 		}
 	}()
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
@@ -199,7 +207,7 @@ func greet(ctx context.Context, conn net.Conn, f func() error) error {
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
 		err = fmt.Errorf("%w: %w", cause, err)
 	}
-	_ = conn.Close()
+	end()
 	return err
 }
 

@@ -1,11 +1,13 @@
 package session
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -61,4 +63,43 @@ func TestPanicInAdmitLeavesNoConnection(t *testing.T) {
 		t.Errorf("the connection is open: %v", err)
 	}
 	_ = b.Close()
+}
+
+// turn counts the turns that are held.
+type turn struct{ held atomic.Int32 }
+
+func (t *turn) Take() { t.held.Add(1) }
+func (t *turn) Give() { t.held.Add(-1) }
+
+// closing notes what was held when it was closed.
+type closing struct {
+	net.Conn
+	turn *turn
+	held chan int32
+}
+
+func (c *closing) Close() error {
+	c.held <- c.turn.held.Load()
+	return c.Conn.Close()
+}
+
+// A carrier waits for the other end's goodbye, which a stranger does not say: a
+// few of them would keep all devices out.
+func TestNoTurnIsHeldWhileARefusedPeerIsWaitedFor(t *testing.T) {
+	a, b := tcpPipe(t)
+	go func() { _, _ = a.Write(bytes.Repeat([]byte("garbage "), 100)) }()
+	turns := &turn{}
+	acceptor, err := NewAcceptor(&Config{TLS: testCerts().serverTLS(), Turns: turns})
+	check(err)
+	conn := &closing{Conn: b, turn: turns, held: make(chan int32, 8)}
+	turns.Take()
+	if _, err := acceptor.Accept(t.Context(), conn); err == nil {
+		t.Fatal("garbage is accepted")
+	}
+	if held := <-conn.held; held != 0 {
+		t.Errorf("%d turns were held", held)
+	}
+	if held := turns.held.Load(); held != 1 {
+		t.Errorf("%d turns are held afterwards, want the caller's", held)
+	}
 }

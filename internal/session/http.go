@@ -29,7 +29,7 @@ func ClientHTTP(ctx context.Context, conn net.Conn, c *tls.Config) (*tls.Conn, e
 		return nil, err
 	}
 	tc := tls.Client(conn, t)
-	err := greet(ctx, conn, func() error {
+	err := greet(ctx, conn, nil, func() error {
 		if err := tc.HandshakeContext(ctx); err != nil {
 			return fmt.Errorf("inner handshake: %w", remoteAlert(err))
 		}

@@ -276,6 +276,12 @@ func (s *Session) spawn(fn func()) bool {
 func (s *Session) accept(mux *yamux.Session) {
 	for {
 		ys, err := mux.AcceptStream()
+		for range acceptBacklog { // a stream that was waiting hides why the mux has ended
+			if !errors.Is(err, yamux.ErrSessionShutdown) {
+				break
+			}
+			ys, err = mux.AcceptStream()
+		}
 		if err != nil {
 			if !s.parked(mux) {
 				s.fail(muxError(err))

@@ -308,6 +308,9 @@ func (s *Session) serve(ys *yamux.Stream, overCap bool) {
 	st := &Stream{ys: ys, session: s, free: func() { s.inbound.Add(-1); s.restSoon() }}
 	_ = st.SetDeadline(time.Now().Add(openTimeout))
 	service, err := proto.ReadOpen(st)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = fmt.Errorf("no header within %s", openTimeout)
+	}
 	if err != nil {
 		s.refuseStream(st, proto.Answer{Code: proto.Malformed, Text: err.Error()})
 		return
@@ -353,6 +356,7 @@ func notAllowed(err error) proto.Answer {
 
 func (s *Session) refuseStream(st *Stream, a proto.Answer) {
 	s.log().Info("stream refused", "service", st.service, "code", a.Code.String(), "text", a.Text)
+	_ = st.SetWriteDeadline(time.Now().Add(openTimeout)) // what is refused may be a header that was late
 	_ = proto.WriteAnswer(st, a)
 	_ = st.Close()
 }
