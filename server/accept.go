@@ -138,9 +138,6 @@ func (s *Server) adopt(sess *Session, remote string) bool {
 			attrs = append(attrs, "outer_issuer", o.Chain[0].Issuer)
 		}
 	}
-	if !s.passes(sess) {
-		return true // it never becomes the device's
-	}
 	if sess.Hello().Probe {
 		log().Info("device probes the path", attrs...)
 		return true
@@ -155,7 +152,7 @@ func (s *Server) adopt(sess *Session, remote string) bool {
 		log().Info("newer session of the device replaces the old", "old", o.ID())
 		s.wg.Go(func() { bye(o, proto.Replaced, "a newer session of this device took over") })
 	}
-	s.recheck(sess) // the decision may have changed before it was among the live
+	s.passes(sess) // the decision may have changed before it was among the live
 	return true
 }
 
@@ -203,9 +200,7 @@ func (s *Server) adoptHTTP(p *httpPeer, remote string) bool {
 			_ = p.Close()
 		}
 	}()
-	if !s.passesHTTP(p) {
-		log.Debug("ended at once") // passesHTTP has said why
-	} else if err := s.authorizeHTTP(p); !room {
+	if err := s.authorizeHTTP(p); !room {
 		p.refuse(http.StatusServiceUnavailable, errors.New("too many devices are enrolling now"))
 	} else if err != nil {
 		log.Info("stream refused", "service", ServiceHTTP, "err", err)
@@ -214,7 +209,7 @@ func (s *Server) adoptHTTP(p *httpPeer, remote string) bool {
 		log.Warn("service does not accept", "service", ServiceHTTP, "err", err)
 		_ = p.Close()
 	}
-	s.recheckHTTP(p)
+	s.passesHTTP(p) // as for a session
 	decided = true
 	return true
 }

@@ -18,33 +18,61 @@ func (s *Server) admit(device string, state tls.ConnectionState) error {
 	return s.cfg.Admit(device, state)
 }
 
-// Recheck asks Config.Admit again about every device that is connected, and
-// ends the sessions of those that it refuses now, after they were told. It does
-// not wait for them to go. Call it when the decision has changed; a device that
-// is being admitted meanwhile is asked about again by itself.
-func (s *Server) Recheck() {
+// Recheck asks Config.Admit again about every device that is connected, and ends
+// the sessions of those that it refuses now, after they were told. It returns how
+// many those are, and does not wait for them to go, which takes seconds at most.
+// Call it when the decision has changed: a device is denied, a certificate is
+// revoked. A device that is being admitted meanwhile is asked about again by
+// itself.
+func (s *Server) Recheck() (ended int) {
 	if s.cfg.Admit == nil {
-		return
+		return 0
 	}
 	live, peers := s.connections()
 	for _, sess := range live {
-		s.recheck(sess)
+		if !s.passes(sess) {
+			ended++
+		}
 	}
 	for _, p := range peers {
-		s.recheckHTTP(p)
+		if !s.passesHTTP(p) {
+			ended++
+		}
 	}
+	return ended
 }
 
-func (s *Server) recheck(sess *Session) {
-	if err := s.admit(sess.Device(), sess.ConnectionState()); err != nil {
-		s.spawn(func() { bye(sess, codeOf(err), textOf(err)) })
+// passes asks about a session, and ends it if it is not admitted any more. It has
+// been added to live before, so either its own call or Recheck's finds out.
+func (s *Server) passes(sess *Session) bool {
+	err := s.admit(sess.Device(), sess.ConnectionState())
+	if err == nil {
+		return true
 	}
+	s.ended(sess.Device(), err, "session", sess.ID())
+	s.spawn(func() { bye(sess, codeOf(err), textOf(err)) })
+	return false
 }
 
-func (s *Server) recheckHTTP(p *httpPeer) {
-	if p.guest == nil && s.admit(p.device, p.ConnectionState()) != nil { // enrollment asks about guests
-		s.spawn(func() { _ = p.Close() })
+// passesHTTP is passes for a peer of atls-http/1. Enrollment decides on guests.
+func (s *Server) passesHTTP(p *httpPeer) bool {
+	if p.guest != nil {
+		return true
 	}
+	err := s.admit(p.device, p.ConnectionState())
+	if err == nil {
+		return true
+	}
+	s.ended(p.device, err, "protocol", proto.ALPNHTTP)
+	p.Reset()
+	return false
+}
+
+func (s *Server) ended(device string, err error, attrs ...any) {
+	s.cfg.Logger.Warn("session ended: the device is not admitted any more", append([]any{"device", device, "err", err}, attrs...)...)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.counts.Ended++
 }
 
 // Disconnect ends the sessions of a device, after it was told the text, and its

@@ -177,3 +177,17 @@ func noAnchors(w http.ResponseWriter, detail string) {
 		"type": est.NoAnchors, "title": "No trust anchors for this network", "status": http.StatusNotFound, "detail": detail,
 	})
 }
+
+// SetAnchors replaces the sets of Config.Anchors. Devices that have connected
+// before there were any have not said what they met, and are told so.
+func (s *Server) SetAnchors(sets []AnchorSet) error {
+	all, err := newAnchors(sets)
+	if err != nil {
+		return err
+	}
+	if s.hosted == nil && len(all) > 0 {
+		return errNoHost
+	}
+	s.anchors.Store(&all)
+	return nil
+}

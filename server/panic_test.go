@@ -24,7 +24,15 @@ func TestPanicsLeaveNothingBehind(t *testing.T) {
 			{"Admit", func(fail func()) *server.Config {
 				return &server.Config{Admit: func(string, tls.ConnectionState) error { fail(); return nil }}
 			}},
-			{"check", func(fail func()) *server.Config { return nil }},
+			{"Admit, asked again", func(fail func()) *server.Config {
+				var asked atomic.Int32
+				return &server.Config{Admit: func(string, tls.ConnectionState) error {
+					if asked.Add(1)%2 == 0 {
+						fail()
+					}
+					return nil
+				}}
+			}},
 		} {
 			t.Run(string(carrier)+" "+tt.name, func(t *testing.T) {
 				var fails atomic.Bool
@@ -34,14 +42,7 @@ func TestPanicsLeaveNothingBehind(t *testing.T) {
 						panic(tt.name)
 					}
 				}
-				sc := tt.cfg(fail)
-				if sc == nil {
-					sc = &server.Config{}
-				}
-				s := newSite(t, sc)
-				if tt.cfg(fail) == nil {
-					s.srv.Enforce(func(string, tls.ConnectionState) error { fail(); return nil })
-				}
+				s := newSite(t, tt.cfg(fail))
 				cfg := s.config(t, "device-1")
 				cfg.Carrier = carrier
 				for range 2*runtime.GOMAXPROCS(0) + 1 { // more than there are turns

@@ -39,7 +39,6 @@ type Server struct {
 	cancel context.CancelFunc
 
 	mu        sync.Mutex
-	check     Check
 	counts    Stats // what is counted of them
 	closed    bool
 	halfOpen  int

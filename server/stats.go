@@ -17,7 +17,7 @@ type Stats struct {
 	LateTurns uint64
 	// Draining are those that were answered 503 since Shutdown.
 	Draining uint64
-	// Ended are sessions that Enforce ended, or that did not pass its check.
+	// Ended are sessions of devices that Config.Admit did not admit any more.
 	Ended uint64
 }
 

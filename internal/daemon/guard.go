@@ -23,8 +23,12 @@ func identity(ctx context.Context, device string) access.Device {
 	return d
 }
 
-// admit decides on a device that connects.
+// admit decides on a device that connects or is connected: by the CRLs and
+// authorities in force, and the list of the denied.
 func (d *daemon) admit(device string, state tls.ConnectionState) error {
+	if err := d.reloader.verify(state); err != nil {
+		return err
+	}
 	who := access.Device{ID: device}
 	if len(state.PeerCertificates) > 0 {
 		who.OU = state.PeerCertificates[0].Subject.OrganizationalUnit

@@ -126,8 +126,9 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server, o Options) error 
 		return err
 	}
 	d.fleet.Serve(d.server.Registry())
-	d.fleet.OnDenied(d.server.Recheck)
-	d.guard.OnChange(d.server.Recheck)
+	recheck := func() { d.server.Recheck() }
+	d.fleet.OnDenied(recheck)
+	d.guard.OnChange(recheck)
 	d.limits = &limit.Peers{Rate: cfg.Limits.DeviceRate, Each: cfg.Limits.StreamRate}
 	if d.services, err = expose.Start(mux, cfg.Services, expose.Options{Logger: d.log, Limits: d.limits}); err != nil {
 		return err

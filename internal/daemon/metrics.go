@@ -179,7 +179,7 @@ var (
 	descPeers    = desc("http_peers", "Live connections of atls-http/1.")
 	descFull     = desc("limit_reached_total", "Times that a limit was in the way.", "limit")
 	descLimit    = desc("limit", "The limits in force.", "limit")
-	descEnded    = desc("sessions_ended_total", "Sessions that were ended because a certificate is not accepted any more.")
+	descEnded    = desc("sessions_ended_total", "Sessions that were ended because the device is not admitted any more.")
 	descStreams  = desc("streams", "Open streams, by who opened them.", "opened_by")
 	descBytes    = desc("service_bytes_total", "Bytes of service streams, from and to devices.", "direction")
 	descStore    = desc("store_up", "1 when the store of the signals answers.")

@@ -86,9 +86,6 @@ func following(p *atomic.Pointer[tls.Config]) *tls.Config {
 	return c
 }
 
-// check holds sessions that are up to the CRLs and authorities in force.
-func (r *reloader) check(_ string, cs tls.ConnectionState) error { return r.verify(cs) }
-
 // verify is what the files in force say of a peer.
 func (r *reloader) verify(cs tls.ConnectionState) error {
 	if r.now.Load().Enrolls() && len(cs.PeerCertificates) == 0 {
@@ -112,7 +109,6 @@ func (r *reloader) ofFactory(chain []*x509.Certificate) bool {
 func (r *reloader) run() {
 	ctx, cancel := context.WithCancel(context.Background())
 	r.cancel = cancel
-	r.d.server.Enforce(r.check)
 	r.turnTickets()
 	files := &watch.Files{Paths: r.paths, Ask: r.asked, Changed: func(bool) { r.reload() }}
 	files.Note()
@@ -168,7 +164,7 @@ func (r *reloader) reload() {
 	r.use(cfg, m)
 	r.turnTickets()
 	r.failed.Store(false)
-	ended := r.d.server.Enforce(r.check)
+	ended := r.d.server.Recheck()
 	r.d.metrics.reloaded(true)
 	r.d.log.Info("read again: certificates, authorities, CRLs, anchors and services", "services", len(cfg.Services),
 		"anchors", len(cfg.Anchors), "crls", len(cfg.Inner.CRL), "sessions_ended", ended)

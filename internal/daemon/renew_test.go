@@ -24,7 +24,9 @@ func TestDeviceMovesToItsNewCertificate(t *testing.T) {
 	tlsWith := func(pair tls.Certificate) *tls.Config {
 		return &tls.Config{RootCAs: s.ca.Pool(), ServerName: pki.ServerName, Certificates: []tls.Certificate{pair}}
 	}
-	pair := func() tls.Certificate { return must[tls.Certificate](t)(must[*pki.Pair](t)(s.ca.Device("d-1", 0)).TLS()) }
+	pair := func() tls.Certificate {
+		return must[tls.Certificate](t)(must[*pki.Pair](t)(s.ca.Device("d-1", 0)).TLS())
+	}
 	before, after := pair(), pair()
 	c := must[*client.Client](t)(client.New(&client.Config{URL: s.url, TLS: tlsWith(before), Proxy: func(*http.Request) (*url.URL, error) { return nil, nil }}))
 	c.OnSignal("yes", func(context.Context, client.Signal) (string, error) { return "", nil })
