@@ -37,6 +37,9 @@ type HandlerOptions struct {
 	// if, it returns true. If not, it has answered, as with 503 and Retry-After.
 	// nil admits all.
 	Admit func(w http.ResponseWriter) bool
+	// Refused, if set, is called for each request that is not answered 200, with
+	// the status and why.
+	Refused func(r *http.Request, status int, why string)
 	// MaxConns is the greatest number of connections; 0 is 10,000. Above it
 	// requests for more are answered 503.
 	MaxConns int
@@ -81,6 +84,9 @@ func NewHandler(o *HandlerOptions) *Handler {
 // 20 seconds while there is nothing to say or no room for its body.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err := h.serve(w, r); err != nil {
+		if h.o.Refused != nil {
+			h.o.Refused(r, err.status, err.title)
+		}
 		err.write(w)
 	}
 }

@@ -94,6 +94,14 @@ func (s *Server) refused(remote string, err error) {
 	}
 }
 
+// refusedRequest tells of a POST request. At Debug: it costs a stranger nothing.
+func (s *Server) refusedRequest(r *http.Request, status int, why string) {
+	s.cfg.Logger.Debug("request refused", "remote", r.RemoteAddr, "status", status, "why", why)
+	if s.cfg.Hooks.RefusedRequest != nil {
+		s.cfg.Hooks.RefusedRequest(r.RemoteAddr, status)
+	}
+}
+
 // markIntercepted compares the exporter that the device saw with that of the
 // outer connection which ended here. Behind a terminator there is none.
 func markIntercepted(r *OuterReport, outer *tls.ConnectionState) {

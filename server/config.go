@@ -161,6 +161,9 @@ type Hooks struct {
 	Disconnected func(s *Session, err error)
 	// Refused is called for a peer that got no session, with why.
 	Refused func(remote string, err error)
+	// RefusedRequest is called for a POST request that is not answered 200, with
+	// the status: one that is forged, lost its connection, or came too late.
+	RefusedRequest func(remote string, status int)
 }
 
 // uriPrefix is how atls-ws pki names devices in certificates.

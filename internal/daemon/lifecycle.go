@@ -106,7 +106,7 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server, o Options) error 
 		Hooks: server.Hooks{
 			Connected:    func(s *server.Session) { d.metrics.connected(s); d.connected(s) },
 			Disconnected: func(s *server.Session, err error) { d.metrics.disconnected(s, err); d.disconnected(s, err) },
-			Refused:      d.metrics.refused,
+			Refused:      d.metrics.refused, RefusedRequest: d.metrics.refusedRequest,
 		},
 		Admit:            d.admit,
 		AuthorizeService: d.authorizeService,

@@ -37,6 +37,7 @@ type metrics struct {
 	lastReload  prometheus.Gauge
 	sessionTime prometheus.Histogram
 	resumed     prometheus.Counter
+	requests    *prometheus.CounterVec // refused POST requests by status
 }
 
 func newMetrics() *metrics {
@@ -59,8 +60,9 @@ func newMetrics() *metrics {
 		lastReload: prometheus.NewGauge(prometheus.GaugeOpts{Name: "atls_reload_ok", Help: "1 unless what was read last was in error and the old stays in force."}),
 	}
 	m.lastReload.Set(1)
+	m.requests = counter("post_refused_total", "POST requests that were not answered 200.", "status")
 	m.resumed = prometheus.NewCounter(prometheus.CounterOpts{Name: "atls_resumed_total", Help: "Sessions whose inner TLS was resumed."})
-	m.registry.MustRegister(m.resumed, m.sessions, m.handshakes, m.ends, m.decisions, m.strangers, m.signals, m.signalTime, m.sessionTime, m.reloads, m.lastReload,
+	m.registry.MustRegister(m.resumed, m.requests, m.sessions, m.handshakes, m.ends, m.decisions, m.strangers, m.signals, m.signalTime, m.sessionTime, m.reloads, m.lastReload,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -86,6 +88,10 @@ func (m *metrics) disconnected(s *server.Session, err error) {
 
 func (m *metrics) refused(_ string, err error) {
 	m.handshakes.WithLabelValues(refusalReason(err)).Inc()
+}
+
+func (m *metrics) refusedRequest(_ string, status int) {
+	m.requests.WithLabelValues(strconv.Itoa(status)).Inc()
 }
 
 func (m *metrics) decided(r access.Record) {

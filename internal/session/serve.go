@@ -20,7 +20,9 @@ func (s *Session) serveSignals(st *Stream) {
 	defer func() { _ = st.Close() }()
 	defer s.nsignal.Add(-1)
 	if s.nsignal.Add(1) > inboundSignals {
-		_ = proto.WriteAnswer(st, proto.Answer{Code: proto.Busy, Text: "too many signal streams"})
+		a := proto.Answer{Code: proto.Busy, Text: "too many signal streams"}
+		s.logRefusal(st.service, a)
+		_ = proto.WriteAnswer(st, a)
 		return
 	}
 	if err := proto.WriteAnswer(st, proto.Answer{}); err != nil {
@@ -31,6 +33,9 @@ func (s *Session) serveSignals(st *Stream) {
 	for first := true; ; first = false {
 		typ, body, err := proto.ReadFrame(st)
 		if err != nil {
+			if errors.Is(err, proto.ErrTooLarge) {
+				s.log().Warn("signal stream ended", "err", err)
+			}
 			return
 		}
 		if first {

@@ -66,6 +66,7 @@ type Session struct {
 	signals  onFirstUse[signalSender]
 	paces    onFirstUse[pace] // of the peer's signals
 
+	refused     atomic.Int32  // streams, see logRefusal
 	sealedCount atomic.Uint64 // requests outside, see NextSealed
 
 	mu        sync.Mutex

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"sync"
@@ -355,8 +356,25 @@ func notAllowed(err error) proto.Answer {
 }
 
 func (s *Session) refuseStream(st *Stream, a proto.Answer) {
-	s.log().Info("stream refused", "service", st.service, "code", a.Code.String(), "text", a.Text)
+	s.logRefusal(st.service, a)
 	_ = st.SetWriteDeadline(time.Now().Add(openTimeout)) // what is refused may be a header that was late
 	_ = proto.WriteAnswer(st, a)
 	_ = st.Close()
+}
+
+// refusalsLogged is how many refused streams of a session are logged at Info: a
+// peer can make any number of them.
+const refusalsLogged = 20
+
+func (s *Session) logRefusal(service string, a proto.Answer) {
+	level := slog.LevelInfo
+	n := s.refused.Add(1)
+	if n > refusalsLogged {
+		level = slog.LevelDebug
+	}
+	attrs := []any{"service", service, "code", a.Code.String(), "text", a.Text}
+	if n == refusalsLogged {
+		attrs = append(attrs, "further", "at level debug")
+	}
+	s.log().Log(context.Background(), level, "stream refused", attrs...)
 }
