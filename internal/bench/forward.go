@@ -33,28 +33,35 @@ func forward(o *options) error {
 	if err != nil {
 		return err
 	}
-	f := &forwarded{bin: o.args[0], dir: dir, out: map[string]string{}}
-	defer f.stop()
-	if f.bin, err = filepath.Abs(f.bin); err != nil {
+	bin, err := filepath.Abs(o.args[0])
+	if err != nil {
 		return err
 	}
-	if err := f.start(targets); err != nil {
-		return err
-	}
-	relays := map[string]string{}
-	for name, addr := range targets {
-		if relays[name], err = relayTwice(addr); err != nil {
+	f := &forwarded{bin: bin, dir: filepath.Join(dir, "all"), out: map[string]string{}}
+	one := &forwarded{bin: bin, dir: filepath.Join(dir, "one"), env: "GOMAXPROCS=1", out: map[string]string{}}
+	for _, f := range []*forwarded{f, one} {
+		defer f.stop()
+		if err := errors.Join(os.Mkdir(f.dir, 0o700), f.start(targets)); err != nil {
 			return err
 		}
+	}
+	plain := &relays{}
+	defer plain.stop()
+	relayed, err := plain.start(targets)
+	if err != nil {
+		return err
 	}
 	r := newReport(o)
 	ways := []struct {
 		name string
 		to   map[string]string
 		pids []int
-	}{{"two plain relays", relays, []int{os.Getpid()}}, {"atls-ws forward", f.out, f.pids()}}
+	}{{"two plain relays", relayed, plain.pids()}, {"forward", f.out, f.pids()}, {"forward, GOMAXPROCS=1", one.out, one.pids()}}
 	for range o.rounds {
 		for _, w := range ways {
+			if !o.wants(w.name) {
+				continue
+			}
 			for _, c := range []string{"up", "down"} {
 				if err := forwardBulk(r.row("bulk "+c), w.name, w.to[map[string]string{"up": "sink", "down": "source"}[c]], c == "up", o.mib<<20, w.pids); err != nil {
 					return fmt.Errorf("%s: %w", w.name, err)
@@ -82,12 +89,23 @@ func forward(o *options) error {
 	}
 	o.head(w, "Through the binaries")
 	_, _ = fmt.Fprint(w, "A TCP connection to a port of `atls-ws device --forward`, over wss, to a service of `atls-ws server`. CPU is that of\n")
-	_, _ = fmt.Fprintf(w, "both processes, of the relays that of this one with both ends. Medians of %d rounds.\n\n", o.rounds)
-	_, _ = fmt.Fprintf(w, "| case | unit | %s | %s | ratio |\n|---|---|---:|---:|---:|\n", ways[0].name, ways[1].name)
+	_, _ = fmt.Fprintf(w, "both processes, without the ends; so is that of the relays, which are two processes that copy. Medians of %d rounds.\n\n", o.rounds)
+	_, _ = fmt.Fprint(w, "| case | unit |")
+	for i, x := range ways {
+		_, _ = fmt.Fprintf(w, " %s |", x.name+map[bool]string{true: " | to the relays"}[i > 0])
+	}
+	_, _ = fmt.Fprintln(w, "\n|---|---|---:|---:|---|---:|---|")
 	for _, x := range r.rows {
 		for _, u := range x.units {
-			ratio, ok := x.ratio(ways[1].name, ways[0].name, u)
-			_, _ = fmt.Fprintf(w, "| %s | %s | %s | %s | %s |\n", x.name, u, number(x.median(ways[0].name, u)), number(x.median(ways[1].name, u)), number(ratio, ok))
+			_, _ = fmt.Fprintf(w, "| %s | %s |", x.name, u)
+			for i, way := range ways {
+				_, _ = fmt.Fprintf(w, " %s |", number(x.median(way.name, u)))
+				if i > 0 {
+					ratio, ok := x.ratio(way.name, ways[0].name, u)
+					_, _ = fmt.Fprintf(w, " %sx |", number(ratio, ok))
+				}
+			}
+			_, _ = fmt.Fprintln(w)
 		}
 	}
 	return w.Close()
@@ -169,45 +187,10 @@ func processSeconds(pids []int) (sum float64) {
 	return sum
 }
 
-// relayTwice returns the address of a relay to a relay to addr.
-func relayTwice(addr string) (string, error) {
-	for range 2 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return "", err
-		}
-		to := addr
-		go func() {
-			for {
-				a, err := l.Accept()
-				if err != nil {
-					return
-				}
-				go func() {
-					b, err := net.Dial("tcp", to)
-					if err != nil {
-						_ = a.Close()
-						return
-					}
-					go relay(a, b)
-					relay(b, a)
-				}()
-			}
-		}()
-		addr = l.Addr().String()
-	}
-	return addr, nil
-}
-
-// relay copies without splice(2), as a program that looks at the bytes does.
-func relay(dst, src net.Conn) {
-	_, _ = io.CopyBuffer(struct{ io.Writer }{dst}, struct{ io.Reader }{src}, make([]byte, 32<<10))
-	_ = dst.(*net.TCPConn).CloseWrite()
-}
-
 // forwarded is a server and a device process.
 type forwarded struct {
 	bin, dir string
+	env      string            // of both; empty: none
 	out      map[string]string // addresses on the device, by service
 	running  []*exec.Cmd
 }
@@ -250,14 +233,18 @@ func (f *forwarded) start(targets map[string]string) error {
 			}
 		}
 	})
+	var taken []net.Listener // each until all are chosen
 	for _, name := range names {
 		l, err := net.Listen("tcp", "127.0.0.1:0") // a port that is free
 		if err != nil {
 			return err
 		}
+		taken = append(taken, l)
 		f.out[name] = l.Addr().String()
-		_ = l.Close()
 		args = append(args, "--forward", f.out[name]+"="+name)
+	}
+	for _, l := range taken {
+		_ = l.Close()
 	}
 	_, err = f.run(regexp.MustCompile(`msg="session (ready)"`), 1, args...)
 	return err
@@ -267,6 +254,9 @@ func (f *forwarded) start(targets map[string]string) error {
 func (f *forwarded) run(want *regexp.Regexp, group int, args ...string) ([]string, error) {
 	cmd := exec.Command(f.bin, args...)
 	cmd.Dir = f.dir
+	if f.env != "" {
+		cmd.Env = append(os.Environ(), f.env)
+	}
 	out, err := cmd.StderrPipe()
 	if err != nil {
 		return nil, err

@@ -45,7 +45,7 @@ func run(args []string) error {
 	fs.StringVar(&o.heap, "heap", "", "write heap profiles of the fleet's server, all allocations, to files that begin so")
 	fs.StringVar(&o.profile, "cpuprofile", "", "write a CPU profile of the run; of a fleet, the server's")
 	what, ok := map[string]func(*options) error{
-		"streams": streams, "fleet": fleet, "wan": wan, "storm": storm, "forward": forward, "serve": serveFleet,
+		"streams": streams, "fleet": fleet, "wan": wan, "storm": storm, "forward": forward, "serve": serveFleet, "relay": serveRelay,
 	}[args[0]]
 	if !ok {
 		return fmt.Errorf("cannot measure %q", args[0])

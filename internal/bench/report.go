@@ -89,6 +89,9 @@ func (x *row) ratio(of, to, unit string) (float64, bool) {
 	}
 	v := make([]float64, n)
 	for i := range v {
+		if b[i] == 0 {
+			return 0, false
+		}
 		v[i] = a[i] / b[i]
 	}
 	slices.Sort(v)
