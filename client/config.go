@@ -88,6 +88,11 @@ type Config struct {
 	TLS *tls.Config
 	// Carrier is the way to carry the session; empty is CarrierAuto.
 	Carrier Carrier
+	// EarlyHello sends the ClientHello of the inner TLS behind the upgrade request,
+	// without waiting for the answer, which saves a round trip. RFC 6455, 4.1, wants a
+	// client to wait: it is for networks that are known to bear it. Where it fails,
+	// CarrierAuto goes on with POST, as with whatever else a box does to a WebSocket.
+	EarlyHello bool
 	// Outer is the policy for the hop to whoever answers; nil reports what it meets.
 	Outer *OuterConfig
 	// Proxy picks the proxy for the outer connection (http, https, socks5); nil is

@@ -106,24 +106,16 @@ func (c *carrier) Close() error {
 
 // dial makes a session over one carrier.
 func (d *dialer) dial(ctx context.Context, kind Carrier) (*Session, error) {
-	conn, outer, err := d.open(ctx, kind)
-	if r := d.hop.met(); r != nil && len(r.Chain) > 0 {
-		d.cfg.Logger.Info("outer certificate", "subject", r.Chain[0].Subject, "issuer", r.Chain[0].Issuer, "verified", r.Verified, "sha256", r.Chain[0].SHA256)
+	if kind == CarrierWebSocket && d.cfg.EarlyHello {
+		return d.dialEarly(ctx)
 	}
+	conn, outer, err := d.open(ctx, kind, nil)
 	if err != nil {
-		return nil, fmt.Errorf("carrier: %w", d.hop.lookups.blame(err))
+		return nil, err
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, readyTimeout, timeoutError(fmt.Sprintf("no ready within %s", readyTimeout)))
 	defer cancel()
-	s, err := session.Client(ctx, conn, &session.Config{
-		TLS: d.cfg.TLS, Mux: d.cfg.Mux, Logger: d.cfg.Logger, Applied: d.cfg.Applied, Streams: d.cfg.Streams,
-		Hello: func() session.Hello {
-			return session.Hello{
-				Software: d.cfg.Software, Carrier: string(kind), Attempt: d.attempt,
-				Probe: d.cfg.bootstrap, Outer: d.hop.reported(outer()),
-			}
-		},
-	})
+	s, err := d.session(ctx, conn, kind, outer)
 	// To open a POST carrier takes no I/O, and it has an address with its first answer.
 	if _, answered := conn.LocalAddr().(*net.TCPAddr); !answered && kind == CarrierPOST && errors.Is(err, context.DeadlineExceeded) {
 		err = d.hop.lookups.blame(&CarrierError{Op: "post", Err: timeoutError("no answer in time")})
@@ -132,9 +124,23 @@ func (d *dialer) dial(ctx context.Context, kind Carrier) (*Session, error) {
 	return s, err
 }
 
+// session makes the session on a carrier. outer tells the state of its outer TLS.
+func (d *dialer) session(ctx context.Context, conn net.Conn, kind Carrier, outer func() *tls.ConnectionState) (*Session, error) {
+	return session.Client(ctx, conn, &session.Config{
+		TLS: d.cfg.TLS, Mux: d.cfg.Mux, Logger: d.cfg.Logger, Applied: d.cfg.Applied, Streams: d.cfg.Streams,
+		Hello: func() session.Hello {
+			return session.Hello{
+				Software: d.cfg.Software, Carrier: string(kind), Attempt: d.attempt,
+				Probe: d.cfg.bootstrap, Outer: d.hop.reported(outer()),
+			}
+		},
+	})
+}
+
 // open opens a carrier, and tells how to learn the state of its outer TLS, which
-// a POST carrier has only after its first answer.
-func (d *dialer) open(ctx context.Context, kind Carrier) (*carrier, func() *tls.ConnectionState, error) {
+// a POST carrier has only after its first answer. early is a first message of a
+// WebSocket, or nil.
+func (d *dialer) open(ctx context.Context, kind Carrier, early []byte) (*carrier, func() *tls.ConnectionState, error) {
 	var conn interface {
 		net.Conn
 		ConnectionState() *tls.ConnectionState
@@ -145,10 +151,13 @@ func (d *dialer) open(ctx context.Context, kind Carrier) (*carrier, func() *tls.
 	} else {
 		ctx, cancel := context.WithTimeoutCause(ctx, dialTimeout, timeoutError(fmt.Sprintf("no carrier within %s", dialTimeout)))
 		defer cancel()
-		conn, err = wsconn.Dial(ctx, d.cfg.URL, &wsconn.DialOptions{Transport: d.hop.Transport})
+		conn, err = wsconn.Dial(ctx, d.cfg.URL, &wsconn.DialOptions{Transport: d.hop.Transport, Early: early})
+	}
+	if r := d.hop.met(); r != nil && len(r.Chain) > 0 {
+		d.cfg.Logger.Info("outer certificate", "subject", r.Chain[0].Subject, "issuer", r.Chain[0].Issuer, "verified", r.Verified, "sha256", r.Chain[0].SHA256)
 	}
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("carrier: %w", d.hop.lookups.blame(err))
 	}
 	d.users.Add(1)
 	return &carrier{Conn: conn, dialer: d}, conn.ConnectionState, nil

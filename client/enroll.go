@@ -272,9 +272,9 @@ func (e *Enrollment) connect(ctx context.Context, show *tls.Certificate) (net.Co
 }
 
 func (d *dialer) dialHTTP(ctx context.Context, kind Carrier, inner *tls.Config) (net.Conn, error) {
-	conn, _, err := d.open(ctx, kind)
+	conn, _, err := d.open(ctx, kind, nil)
 	if err != nil {
-		return nil, fmt.Errorf("carrier: %w", err)
+		return nil, err
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, readyTimeout, timeoutError(fmt.Sprintf("no inner handshake within %s", readyTimeout)))
 	defer cancel()

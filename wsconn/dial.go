@@ -40,6 +40,11 @@ type DialOptions struct {
 	Transport *http.Transport
 	// Header is sent with the upgrade request.
 	Header http.Header
+	// Early is a first message, of at most MaxMessage bytes, that is sent behind the
+	// upgrade request without waiting for the answer: a round trip less. RFC 6455, 4.1,
+	// wants the client to wait, and a box on the way may refuse or lose it, so it is
+	// for networks that are known. The Conn's first Write follows it.
+	Early []byte
 }
 
 // Dial opens a WebSocket connection to url (https, wss, http or ws). The caller
@@ -49,7 +54,7 @@ func Dial(ctx context.Context, url string, o *DialOptions) (*Conn, error) {
 	if o == nil {
 		o = &DialOptions{}
 	}
-	d := &dialer{transport: o.Transport}
+	d := &dialer{transport: o.Transport, early: o.Early}
 	fail := func() {}
 	if d.transport == nil {
 		hop := outer.New(outer.Options{TLS: o.TLS, Proxy: o.Proxy, DialContext: o.DialContext})
@@ -76,6 +81,7 @@ func Dial(ctx context.Context, url string, o *DialOptions) (*Conn, error) {
 // library.
 type dialer struct {
 	transport *http.Transport
+	early     []byte
 	carrier   *sender
 	status    int // of the answer, 0 without
 }
@@ -89,14 +95,22 @@ func (d *dialer) RoundTrip(r *http.Request) (*http.Response, error) {
 	r.Header["upgrade"] = r.Header["Upgrade"]
 	delete(r.Header, "Upgrade")
 	var conn net.Conn
+	sent := make(chan error, 1)
 	r = r.WithContext(httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{
-		GotConn: func(info httptrace.GotConnInfo) { conn = info.Conn },
+		GotConn: func(info httptrace.GotConnInfo) {
+			conn = info.Conn
+			d.sendEarly(conn, sent)
+		},
 	}))
 	resp, err := d.transport.RoundTrip(r)
 	if err != nil {
 		return nil, err
 	}
 	d.status = resp.StatusCode
+	if err := d.sentEarly(r.Context(), sent); err != nil && resp.StatusCode == http.StatusSwitchingProtocols {
+		_ = resp.Body.Close()
+		return nil, err
+	}
 	if resp.StatusCode != http.StatusSwitchingProtocols {
 		return nil, answer.Read(op, resp)
 	}

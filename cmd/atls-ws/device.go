@@ -18,6 +18,7 @@ func deviceCommand() *cli.Command {
 		&cli.StringFlag{Name: "enroll-id", Usage: "`ID` of the device to enroll (default: that of the factory certificate)"},
 		&cli.StringFlag{Name: "factory-cert", Usage: "`FILE` with the certificate that the device was made with, to enroll with"},
 		&cli.StringFlag{Name: "factory-key", Usage: "`FILE` with its key"},
+		&cli.BoolFlag{Name: "early-hello", Usage: "send the inner TLS's beginning behind the upgrade request: a round trip less, where no box minds"},
 		&cli.BoolFlag{Name: "once", Usage: "end with the first session instead of reconnecting; exit 1 says why on stderr"},
 		&cli.StringFlag{Name: "outer", Usage: "report accepts any outer certificate and reports it, verify refuses one that does not verify, pin one without a pinned key (default: verify with --outer-roots, else report)"},
 		&cli.StringSliceFlag{Name: "outer-pin", Usage: "`KEY` for --outer pin: sha256/ and the base64 of the sum of a SubjectPublicKeyInfo"},
@@ -43,7 +44,7 @@ func deviceCommand() *cli.Command {
 
 var deviceFields = map[string]string{
 	"url": "url", "inner.cert": "cert", "inner.key": "key", "inner.ca": "ca", "inner.server_name": "server-name",
-	"carrier": "carrier", "outer.policy": "outer", "outer.pins": "outer-pin", "outer.roots": "outer-roots", "proxy": "proxy", "state": "state", "enroll.token": "enroll-token", "enroll.device": "enroll-id", "enroll.factory_cert": "factory-cert", "enroll.factory_key": "factory-key", "log.level": "log-level", "log.format": "log-format",
+	"carrier": "carrier", "early_hello": "early-hello", "outer.policy": "outer", "outer.pins": "outer-pin", "outer.roots": "outer-roots", "proxy": "proxy", "state": "state", "enroll.token": "enroll-token", "enroll.device": "enroll-id", "enroll.factory_cert": "factory-cert", "enroll.factory_key": "factory-key", "log.level": "log-level", "log.format": "log-format",
 }
 
 func runDevice(c *cli.Context) error {
@@ -112,6 +113,7 @@ func deviceConfig(c *cli.Context) (*config.Device, error) {
 		return nil, readErr
 	}
 	cfg.Enroll.On = cfg.Enroll.On || c.Bool("enroll")
+	cfg.EarlyHello = cfg.EarlyHello || c.Bool("early-hello")
 	if c.IsSet("outer-pin") {
 		cfg.Outer.Pins = c.StringSlice("outer-pin")
 	}

@@ -194,9 +194,9 @@ FILE: inner.client_ca: missing`},
 		{"tab", device, "\turl: x\n", "FILE:1: found character that cannot start any token"},
 		{"two documents", device, minimalDevice + "---\nurl: x\n", "FILE: expected single document, found multiple"},
 		{"duplicate key", device, minimalDevice + "url: https://i\n", "FILE:3: url: is already on line 1"},
-		{"not a mapping", device, "- a\n", "FILE:1: want a mapping with the keys allow_exec, carrier, enroll, forwards, inner, limits, log, outer, proxy, services, signals, state, url"},
+		{"not a mapping", device, "- a\n", "FILE:1: want a mapping with the keys allow_exec, carrier, early_hello, enroll, forwards, inner, limits, log, outer, proxy, services, signals, state, url"},
 		{"unknown keys at all depths", device, "url: https://h\ntone: red\ninner: {cert: c, key: k, ca: a, crt: x}\nsignals:\n  a:\n    command: [b]\n    tiemout: 3s\n",
-			`FILE:2: tone: unknown key, want allow_exec, carrier, enroll, forwards, inner, limits, log, outer, proxy, services, signals, state, url
+			`FILE:2: tone: unknown key, want allow_exec, carrier, early_hello, enroll, forwards, inner, limits, log, outer, proxy, services, signals, state, url
 FILE:3: inner.crt: unknown key, want ca, cert, key, server_name
 FILE:7: signals.a.tiemout: unknown key, want command, timeout`},
 		{"a misread field is one problem", device, "url: https://h\ninner: 3\n", "FILE:2: inner: want a mapping with the keys ca, cert, key, server_name"},

@@ -37,6 +37,9 @@ type Device struct {
 	URL string `yaml:"url"`
 	// Carrier is how the inner TLS travels.
 	Carrier string `yaml:"carrier"`
+	// EarlyHello sends the inner ClientHello behind the upgrade request, a round trip
+	// sooner than RFC 6455 has it.
+	EarlyHello bool `yaml:"early_hello"`
 	// Inner is the end-to-end TLS. Required.
 	Inner DeviceInner `yaml:"inner"`
 	// Enroll is how the device comes by its certificate; by default it has one.

@@ -203,7 +203,7 @@ func sessionConfig(cfg *config.Device, o Options, load func() (*tls.Config, erro
 		return nil, err
 	}
 	return &client.Config{
-		URL: cfg.URL, Carrier: client.Carrier(cfg.Carrier), TLS: inner, Proxy: proxy, Software: o.Software, Logger: o.Logger,
+		URL: cfg.URL, Carrier: client.Carrier(cfg.Carrier), EarlyHello: cfg.EarlyHello, TLS: inner, Proxy: proxy, Software: o.Software, Logger: o.Logger,
 	}, nil
 }
 

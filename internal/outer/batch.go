@@ -20,6 +20,7 @@ type Batch struct {
 	corked bool
 	buf    []byte
 	err    error
+	after  func()
 }
 
 // NewBatch makes a Batch of a connection, which it owns.
@@ -38,6 +39,14 @@ func (b *Batch) Uncork() error {
 	defer b.mu.Unlock()
 	b.corked = false
 	return b.flushLocked()
+}
+
+// AfterWrite has fn called, in a goroutine of its own, after the next write: for
+// what is to follow a request that net/http writes.
+func (b *Batch) AfterWrite(fn func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.after = fn
 }
 
 func (b *Batch) flushLocked() error {
@@ -64,6 +73,10 @@ func (b *Batch) Write(p []byte) (int, error) {
 		}
 	}
 	if !b.corked || len(p) > batchSize {
+		if b.after != nil {
+			defer func(fn func()) { go fn() }(b.after)
+			b.after = nil
+		}
 		return b.Conn.Write(p)
 	}
 	if b.buf == nil {

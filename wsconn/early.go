@@ -1,0 +1,44 @@
+package wsconn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+
+	"github.com/atls-ws/atls-ws/internal/outer"
+)
+
+// sendEarly has the early message follow the request that is about to be written
+// to conn, in one write: it is shorter than net/http's buffer.
+func (d *dialer) sendEarly(conn net.Conn, sent chan<- error) {
+	if d.early == nil {
+		return
+	}
+	hop, ok := outer.Lowest(conn).(interface{ AfterWrite(fn func()) })
+	if !ok {
+		sent <- errors.New("a message cannot follow the request on a connection of another's")
+		return
+	}
+	frame := sealFrame(append(make([]byte, maxHead, maxHead+len(d.early)), d.early...), opBinary, true)
+	hop.AfterWrite(func() {
+		_, err := conn.Write(frame)
+		sent <- err
+	})
+}
+
+// sentEarly waits until the early message has gone: others come behind it.
+func (d *dialer) sentEarly(ctx context.Context, sent <-chan error) error {
+	if d.early == nil {
+		return nil
+	}
+	select {
+	case err := <-sent:
+		if err != nil {
+			err = fmt.Errorf("early message: %w", err)
+		}
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
