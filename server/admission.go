@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -65,6 +66,9 @@ func unavailable(w http.ResponseWriter) {
 	http.Error(w, "atls-ws: no room for a further session now", http.StatusServiceUnavailable)
 }
 
+// errLate says that a connection had no turn in time.
+var errLate = errors.New("no turn for the handshake in time")
+
 // queue waits for the first turn of a handshake, while the device waits too and
 // for half of the time that it has. It returns false when there was none.
 func (s *Server) queue(ctx context.Context) bool {
@@ -77,4 +81,23 @@ func (s *Server) queue(ctx context.Context) bool {
 	s.counts.LateTurns++
 	s.mu.Unlock()
 	return false
+}
+
+// inTurn does an outer handshake in a turn.
+func (s *Server) inTurn(ctx context.Context, handshake func() error) error {
+	if !s.queue(ctx) {
+		return errLate
+	}
+	defer s.turns.Give()
+	return handshake()
+}
+
+// pause is between two tries to accept, when there are too many connections.
+func pause(ctx context.Context) {
+	timer := time.NewTimer(100 * time.Millisecond)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
 }

@@ -140,13 +140,15 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer s.leave()
-	if !s.queue(r.Context()) {
-		if r.Context().Err() == nil {
-			unavailable(w)
+	if r.TLS == nil { // else the outer handshake has begun already: see Listener
+		if !s.queue(r.Context()) {
+			if r.Context().Err() == nil {
+				unavailable(w)
+			}
+			return
 		}
-		return
+		s.turns.Give() // Accept waits for a client that it sends away
 	}
-	s.turns.Give() // Accept waits for a client that it sends away
 	conn, err := wsconn.Accept(w, r, &wsconn.AcceptOptions{Origins: s.cfg.Origins})
 	if err != nil {
 		s.refused(r.RemoteAddr, fmt.Errorf("carrier: %w", err))
@@ -165,7 +167,9 @@ func (s *Server) servePost(conn *postconn.Conn, r *http.Request) {
 			_ = conn.Close()
 		}
 	}()
-	if !s.queue(s.ctx) {
+	if r.TLS != nil {
+		s.turns.Take()
+	} else if !s.queue(s.ctx) {
 		_ = conn.Close()
 		return
 	}

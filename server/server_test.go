@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -57,6 +58,7 @@ func newSite(tb testing.TB, cfg *server.Config) *site {
 		tb.Fatal(err)
 	}
 	s.web = httptest.NewUnstartedServer(s.srv)
+	s.web.Config.ErrorLog = log.New(io.Discard, "", 0) // panics are for the tests
 	s.web.TLS = &tls.Config{NextProtos: []string{"http/1.1"}}
 	s.web.StartTLS()
 	tb.Cleanup(func() { _ = s.srv.Close(); s.web.Close() })

@@ -23,7 +23,6 @@ import (
 	"github.com/atls-ws/atls-ws/client"
 	"github.com/atls-ws/atls-ws/internal/pki"
 	"github.com/atls-ws/atls-ws/server"
-	"github.com/atls-ws/atls-ws/wsconn"
 )
 
 // A pair is one byte pipe between a device and the cloud.
@@ -228,17 +227,23 @@ func quietYamux() *yamux.Config {
 
 func newWeb(k *keys, secure bool, h http.Handler) *httptest.Server {
 	web := httptest.NewUnstartedServer(h)
-	if _, is := h.(interface{ Registry() *server.Registry }); is {
-		web.Listener = wsconn.Listener(web.Listener)
-	}
 	web.Config.ErrorLog = log.New(io.Discard, "", 0)
 	if os.Getenv("BENCH_HTTP_LOG") != "" {
 		web.Config.ErrorLog = nil
 	}
-	if secure {
+	ours, is := h.(interface {
+		Listener(net.Listener, *tls.Config) net.Listener
+	})
+	switch {
+	case is && secure:
+		outer := k.outerServer()
+		outer.NextProtos = []string{"http/1.1"}
+		web.Listener = ours.Listener(web.Listener, outer)
+		web.Start()
+	case secure:
 		web.TLS = k.outerServer()
 		web.StartTLS()
-	} else {
+	default:
 		web.Start()
 	}
 	return web

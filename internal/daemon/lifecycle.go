@@ -3,7 +3,6 @@ package daemon
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -23,7 +22,6 @@ import (
 	"github.com/atls-ws/atls-ws/internal/limit"
 	"github.com/atls-ws/atls-ws/internal/systemd"
 	"github.com/atls-ws/atls-ws/server"
-	"github.com/atls-ws/atls-ws/wsconn"
 )
 
 // daemon is what Run owns; close undoes whatever open has done.
@@ -148,7 +146,7 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server, o Options) error 
 	d.outer = d.httpServer(routes)
 	d.outer.ReadTimeout = readTimeout // net/http waits for a body also where nobody reads it
 	if outer := following(&d.reloader.outer); outer != nil {
-		d.outerListener = tls.NewListener(wsconn.Listener(d.outerListener), outer)
+		d.outerListener = d.server.Listener(d.outerListener, outer)
 	}
 	d.reach = &reach{server: d.server, wake: d.wake, fleet: d.fleet, peers: d.peers, limits: d.limits, dials: &limit.Peers{Conns: cmp.Or(cfg.Limits.Dials, defaultDials)}}
 	d.admin = newAPI(d.server, d.fleet, &d.counts, d.reach, d.guard, d.log)

@@ -1,0 +1,115 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"sync"
+	"sync/atomic"
+
+	"github.com/atls-ws/atls-ws/wsconn"
+)
+
+// Listener makes an outer TLS listener for an http.Server that serves s. Its
+// handshakes take turns with the inner ones, which come first: in a storm, when
+// all devices come at once, those that have come far get on, and one that would
+// wait for longer than it has patience is closed before anything was spent on it.
+// l and outer are taken over: to close the Listener closes l and ends the
+// handshakes. Errors of handshakes are logged at Debug.
+func (s *Server) Listener(l net.Listener, outer *tls.Config) net.Listener {
+	t := &tlsListener{Listener: wsconn.Listener(l), s: s, outer: outer, ready: make(chan net.Conn), done: make(chan struct{})}
+	t.ctx, t.cancel = context.WithCancel(context.Background())
+	t.wg.Go(t.run)
+	return t
+}
+
+type tlsListener struct {
+	net.Listener
+	s     *Server
+	outer *tls.Config
+
+	ready  chan net.Conn
+	done   chan struct{} // closed when err is set
+	err    error
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+}
+
+func (t *tlsListener) Accept() (net.Conn, error) {
+	select {
+	case c := <-t.ready:
+		return c, nil
+	case <-t.done:
+		return nil, t.err
+	}
+}
+
+// Close waits for the handshakes that it ends.
+func (t *tlsListener) Close() error {
+	err := t.Listener.Close()
+	t.cancel()
+	t.wg.Wait()
+	return err
+}
+
+func (t *tlsListener) run() {
+	for {
+		c, err := t.Listener.Accept()
+		if err != nil {
+			if temporary, ok := err.(interface{ Temporary() bool }); ok && temporary.Temporary() && t.ctx.Err() == nil { //nolint:errorlint // as net gives it
+				pause(t.ctx)
+				continue
+			}
+			t.err = err
+			close(t.done)
+			return
+		}
+		t.wg.Go(func() { t.handshake(c) })
+	}
+}
+
+// handshake hands over a connection whose TLS is ready, or closes it.
+func (t *tlsListener) handshake(raw net.Conn) {
+	ctx, cancel := context.WithTimeout(t.ctx, 2*t.s.cfg.Limits.ReadyTimeout)
+	defer cancel()
+	c := tls.Server(&inTurns{Conn: raw, turns: t.s.turns}, t.outer)
+	err := t.s.inTurn(ctx, func() error { return c.HandshakeContext(ctx) })
+	if err != nil {
+		t.s.cfg.Logger.Debug("outer handshake", "remote", raw.RemoteAddr(), "err", err)
+		_ = raw.Close()
+		return
+	}
+	c.NetConn().(*inTurns).over.Store(true)
+	select {
+	case t.ready <- c:
+	case <-t.ctx.Done():
+		_ = c.Close()
+	}
+}
+
+// inTurns is a connection below a handshake: no turn is held while it waits.
+type inTurns struct {
+	net.Conn
+	turns *turns
+	over  atomic.Bool
+}
+
+// NetConn is the connection below.
+func (c *inTurns) NetConn() net.Conn { return c.Conn }
+
+func (c *inTurns) Read(p []byte) (int, error) {
+	if !c.over.Load() {
+		c.turns.Give()
+		defer c.turns.Take()
+	}
+	return c.Conn.Read(p)
+}
+
+func (c *inTurns) Write(p []byte) (int, error) {
+	if !c.over.Load() {
+		c.turns.Give()
+		defer c.turns.Take()
+	}
+	return c.Conn.Write(p)
+}

@@ -1,0 +1,66 @@
+package server_test
+
+import (
+	"crypto/tls"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/atls-ws/atls-ws/client"
+	"github.com/atls-ws/atls-ws/server"
+)
+
+// listening serves s over its own Listener and returns its URL.
+func listening(t *testing.T, s *site) string {
+	t.Helper()
+	pair, err := s.ca.Server([]string{"127.0.0.1"}, 0)
+	outer := &tls.Config{Certificates: []tls.Certificate{cert(t, pair, err)}, NextProtos: []string{"http/1.1"}}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	web := &http.Server{Handler: s.srv, ReadHeaderTimeout: 10 * time.Second}
+	tl := s.srv.Listener(l, outer)
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = web.Serve(tl) })
+	t.Cleanup(func() { _ = s.srv.Close(); _ = web.Close(); _ = tl.Close(); wg.Wait() })
+	return "https://" + l.Addr().String()
+}
+
+func TestListenerServesBothCarriers(t *testing.T) {
+	s := newSite(t, &server.Config{})
+	url := listening(t, s)
+	for _, carrier := range []client.Carrier{client.CarrierWebSocket, client.CarrierPOST} {
+		cfg := s.config(t, "device-1")
+		cfg.URL, cfg.Carrier = url, carrier
+		sess := s.dial(t, cfg)
+		if in := sess.Ready().Intercepted; in == nil || *in {
+			t.Errorf("%s: the outer TLS is not compared, or not the same: %v", carrier, in)
+		}
+		_ = sess.Close()
+	}
+}
+
+// Strangers that say nothing, or nonsense, in the outer handshake hold no turn.
+func TestSilentOuterHandshakesKeepNobodyOut(t *testing.T) {
+	s := newSite(t, &server.Config{})
+	url := listening(t, s)
+	for i := range 50 {
+		c, err := net.Dial("tcp", strings.TrimPrefix(url, "https://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = c.Close() }()
+		if i%2 == 0 {
+			_, _ = c.Write([]byte("GET / HTTP/1.1\r\n\r\n"))
+		} else {
+			_, _ = c.Write([]byte{22, 3, 1}) // a record that never goes on
+		}
+	}
+	cfg := s.config(t, "device-1")
+	cfg.URL = url
+	_ = s.dial(t, cfg).Close()
+}
