@@ -47,8 +47,7 @@ func (s *Server) greet(conn net.Conn, r *http.Request, bound time.Duration) (ses
 	}
 	var guest *guest
 	in.Admit = func(cs tls.ConnectionState, hello *Hello) (device string, err error) {
-		s.turns.Give() // what decides may ask others
-		defer s.turns.Take()
+		defer s.turns.Aside()() // what decides may ask others
 		markIntercepted(hello.Outer, r.TLS)
 		if len(*s.anchors.Load()) == 0 && hello.Outer != nil {
 			hello.Outer = hello.Outer.WithoutDER() // nothing will be chosen by it

@@ -13,6 +13,8 @@ const (
 	retryAfter   = 5 * time.Second // and a random part of retrySpread: a storm must not come again as one
 	retrySpread  = 10 * time.Second
 	turnsPerCore = 2
+	underWay     = 64                     // handshakes for each core: what it does in a fifth of a second
+	standsStill  = 200 * time.Millisecond // a handshake that waits longer makes room for another
 )
 
 // takes says whether the server is not stopping, or answers the request.
@@ -70,9 +72,9 @@ func unavailable(w http.ResponseWriter) {
 var errLate = errors.New("no turn for the handshake in time")
 
 // queue waits for the first turn of a handshake, while the device waits too and
-// for half of the time that it has. It returns false when there was none.
+// for a quarter of the time that it has. It returns false when there was none.
 func (s *Server) queue(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, s.cfg.Limits.ReadyTimeout/2)
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.Limits.ReadyTimeout/4)
 	defer cancel()
 	if s.turns.Begin(ctx) {
 		return true
@@ -88,6 +90,7 @@ func (s *Server) inTurn(ctx context.Context, handshake func() error) error {
 	if !s.queue(ctx) {
 		return errLate
 	}
+	defer s.turns.Leave()
 	defer s.turns.Give()
 	return handshake()
 }

@@ -100,16 +100,14 @@ func (c *inTurns) NetConn() net.Conn { return c.Conn }
 
 func (c *inTurns) Read(p []byte) (int, error) {
 	if !c.over.Load() {
-		c.turns.Give()
-		defer c.turns.Take()
+		defer c.turns.Aside()()
 	}
 	return c.Conn.Read(p)
 }
 
 func (c *inTurns) Write(p []byte) (int, error) {
 	if !c.over.Load() {
-		c.turns.Give()
-		defer c.turns.Take()
+		defer c.turns.Aside()()
 	}
 	return c.Conn.Write(p)
 }

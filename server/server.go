@@ -97,7 +97,7 @@ func New(c *Config) (*Server, error) {
 		}
 		s.hosted = h
 	}
-	s.turns = newTurns(turnsPerCore * runtime.GOMAXPROCS(0))
+	s.turns = newTurns(turnsPerCore*runtime.GOMAXPROCS(0), underWay*runtime.GOMAXPROCS(0))
 	s.acceptor, err = session.NewAcceptor(&session.Config{
 		TLS: s.cfg.TLS, Mux: s.cfg.Mux, Logger: s.cfg.Logger,
 		Streams: s.cfg.Limits.Streams, Keepalive: s.cfg.Limits.Keepalive, Queue: s.cfg.Queue,
@@ -140,15 +140,17 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer s.leave()
-	if r.TLS == nil { // else the outer handshake has begun already: see Listener
-		if !s.queue(r.Context()) {
-			if r.Context().Err() == nil {
-				unavailable(w)
-			}
-			return
-		}
+	if r.TLS != nil { // the outer handshake has begun it: see Listener
+		s.turns.Join()
+	} else if s.queue(r.Context()) {
 		s.turns.Give() // Accept waits for a client that it sends away
+	} else {
+		if r.Context().Err() == nil {
+			unavailable(w)
+		}
+		return
 	}
+	defer s.turns.Leave()
 	conn, err := wsconn.Accept(w, r, &wsconn.AcceptOptions{Origins: s.cfg.Origins})
 	if err != nil {
 		s.refused(r.RemoteAddr, fmt.Errorf("carrier: %w", err))
@@ -168,11 +170,13 @@ func (s *Server) servePost(conn *postconn.Conn, r *http.Request) {
 		}
 	}()
 	if r.TLS != nil {
+		s.turns.Join()
 		s.turns.Take()
 	} else if !s.queue(s.ctx) {
 		_ = conn.Close()
 		return
 	}
+	defer s.turns.Leave()
 	if s.serve(conn, r, postReady*s.cfg.Limits.ReadyTimeout) {
 		conn.Established()
 	}

@@ -181,8 +181,7 @@ func (in *Inner) Session(ctx context.Context) (*Session, error) {
 func greet(ctx context.Context, conn net.Conn, turns Turns, f func() error) error {
 	end := func() {
 		if turns != nil {
-			turns.Give()
-			defer turns.Take()
+			defer turns.Aside()()
 		}
 		_ = conn.Close()
 	}

@@ -68,8 +68,10 @@ func TestPanicInAdmitLeavesNoConnection(t *testing.T) {
 // turn counts the turns that are held.
 type turn struct{ held atomic.Int32 }
 
-func (t *turn) Take() { t.held.Add(1) }
-func (t *turn) Give() { t.held.Add(-1) }
+func (t *turn) Aside() func() {
+	t.held.Add(-1)
+	return func() { t.held.Add(1) }
+}
 
 // closing notes what was held when it was closed.
 type closing struct {
@@ -92,7 +94,7 @@ func TestNoTurnIsHeldWhileARefusedPeerIsWaitedFor(t *testing.T) {
 	acceptor, err := NewAcceptor(&Config{TLS: testCerts().serverTLS(), Turns: turns})
 	check(err)
 	conn := &closing{Conn: b, turn: turns, held: make(chan int32, 8)}
-	turns.Take()
+	turns.held.Add(1)
 	if _, err := acceptor.Accept(t.Context(), conn); err == nil {
 		t.Fatal("garbage is accepted")
 	}

@@ -11,8 +11,9 @@ const maxBeforeReady = 64 << 10
 
 // Turns are handed out to handshakes.
 type Turns interface {
-	Take()
-	Give()
+	// Aside gives the caller's turn back while it waits, and returns what waits for
+	// another one.
+	Aside() (back func())
 }
 
 // limitedConn fails reads after a number of bytes; a negative number is no limit.
@@ -61,8 +62,7 @@ func (c *limitedConn) Read(p []byte) (int, error) {
 		return 0, ErrBeforeReady
 	}
 	if c.turns != nil {
-		c.turns.Give()
-		defer c.takeTurn()
+		defer c.takeTurn(c.turns.Aside())
 	}
 	n, err := c.Conn.Read(p[:min(int64(len(p)), left)])
 	c.left.CompareAndSwap(left, left-int64(n))
@@ -79,17 +79,16 @@ func (c *limitedConn) Write(p []byte) (int, error) {
 		return c.Conn.Write(p)
 	}
 	if c.turns != nil {
-		c.turns.Give()
-		defer c.takeTurn()
+		defer c.takeTurn(c.turns.Aside())
 	}
 	n, err := c.Conn.Write(p)
 	c.wrote, c.waited = time.Now(), 0
 	return n, err
 }
 
-func (c *limitedConn) takeTurn() {
+func (c *limitedConn) takeTurn(back func()) {
 	start := time.Now()
-	c.turns.Take()
+	back()
 	c.waited += time.Since(start)
 }
 

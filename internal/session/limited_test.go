@@ -16,8 +16,10 @@ import (
 // heldTurns counts the turns that are held.
 type heldTurns struct{ atomic.Int32 }
 
-func (h *heldTurns) Take() { h.Add(1) }
-func (h *heldTurns) Give() { h.Add(-1) }
+func (h *heldTurns) Aside() func() {
+	h.Add(-1)
+	return func() { h.Add(1) }
+}
 
 // stallConn sends so many bytes and no more.
 type stallConn struct {
@@ -54,7 +56,7 @@ func TestAStalledHandshakeHoldsNoTurn(t *testing.T) {
 			var ended atomic.Bool
 			wg.Go(func() {
 				defer ended.Store(true)
-				turns.Take()
+				turns.Add(1)
 				in, err := acceptor.Accept(ctx, b)
 				if err != nil {
 					return

@@ -43,8 +43,7 @@ func (c *farConn) Write(p []byte) (int, error) {
 // slowTurns has one wait for each turn.
 type slowTurns time.Duration
 
-func (s slowTurns) Take() { time.Sleep(time.Duration(s)) }
-func (slowTurns) Give()   {}
+func (s slowTurns) Aside() func() { return func() { time.Sleep(time.Duration(s)) } }
 
 // How long a peer takes decides on its windows, and Ready says what that leaves
 // of its streams. In a storm this end is what is slow, and not the peer.
