@@ -51,7 +51,7 @@ e2e: ## run the built binaries against real middleboxes (install them with .ci/a
 	$(GO) test -tags e2e -count=1 -timeout 12m ./e2e
 
 soak: ## churn, push and stream for SOAK (30m) with 2,000 sessions; nothing may grow
-	SOAK=$(SOAK) $(GO) test -run '^TestSoak$$' -count=1 -v -timeout 0 ./internal/daemon
+	SOAK=$(SOAK) $(GO) test -race -run '^TestSoak$$' -count=1 -v -timeout 0 ./internal/daemon
 
 lint: ## check formatting, vet and golangci-lint
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then \
