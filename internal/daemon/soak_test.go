@@ -44,6 +44,9 @@ func TestSoak(t *testing.T) {
 		cfg.Queue.MaxAge, cfg.Queue.Outcomes, cfg.Cloud.MaxAge = 4*time.Second, 4*time.Second, 4*time.Second
 	}, func(o *Options) { o.Logger = slog.New(slog.DiscardHandler) })
 	f := newSoak(t, s, sessions)
+	if long > time.Minute {
+		f.rest = 90 * time.Second // then unused signal streams and yamuxes have gone
+	}
 	defer f.close()
 	if testing.Verbose() {
 		t.Logf("%d sessions, %s", sessions, long)
@@ -98,6 +101,7 @@ type soak struct {
 	t       *testing.T
 	s       *site
 	clients []*soaked
+	rest    time.Duration // before what is left is measured
 	wg      sync.WaitGroup
 
 	churned, pushed, streamed, bytes atomic.Int64
@@ -111,7 +115,7 @@ type soaked struct {
 }
 
 func newSoak(t *testing.T, s *site, sessions int) *soak {
-	f := &soak{t: t, s: s}
+	f := &soak{t: t, s: s, rest: 2 * time.Second}
 	for i := range sessions {
 		id := fmt.Sprintf("d-%d", i)
 		pair := must[*pki.Pair](t)(s.ca.Device(id, 0))
@@ -124,7 +128,10 @@ func newSoak(t *testing.T, s *site, sessions int) *soak {
 			URL: s.url, Mux: new(client.Mux), Carrier: carrier, Proxy: func(*http.Request) (*url.URL, error) { return nil, nil },
 			TLS: &tls.Config{RootCAs: s.ca.Pool(), ServerName: pki.ServerName, Certificates: []tls.Certificate{must[tls.Certificate](t)(pair.TLS())}},
 		}
-		conf.OnDisconnect = func(error, time.Duration) { _ = one.c.Update(conf.TLS, nil) } // no pause
+		// The pauses of a real device would leave nothing to do; none at all would be a flood.
+		conf.OnDisconnect = func(error, time.Duration) {
+			time.AfterFunc(rand.N(5*time.Second), func() { _ = one.c.Update(conf.TLS, nil) })
+		}
 		conf.Mux.OnSignal(client.AnySignal, func(_ context.Context, sig client.Signal) (string, error) { return sig.Name, nil })
 		one.c = must[*client.Client](t)(client.New(conf))
 		echo, err := one.c.Listen("echo")
@@ -172,7 +179,7 @@ func (f *soak) settle() {
 			f.t.Fatalf("%d of %d devices are connected", up, len(f.clients))
 		}
 	}
-	time.Sleep(2 * time.Second)
+	time.Sleep(f.rest)
 }
 
 // work does everything at once for a while.
