@@ -164,7 +164,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (s *Server) servePost(conn *postconn.Conn, r *http.Request) {
 	defer s.leave()
 	defer func() { // what net/http does for a WebSocket
-		if p := recover(); p != nil && p != http.ErrAbortHandler {
+		if p := recover(); p != nil && p != http.ErrAbortHandler { //nolint:errorlint // as net/http compares it
 			s.cfg.Logger.Error("a decision on a device panicked", "remote", r.RemoteAddr, "panic", p, "stack", string(debug.Stack()))
 			_ = conn.Close()
 		}
