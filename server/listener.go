@@ -3,9 +3,12 @@ package server
 import (
 	"context"
 	"crypto/tls"
+	"errors"
+	"io"
 	"net"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/atls-ws/atls-ws/wsconn"
 )
@@ -77,6 +80,7 @@ func (t *tlsListener) handshake(raw net.Conn) {
 	err := t.s.inTurn(ctx, func() error { return c.HandshakeContext(ctx) })
 	if err != nil {
 		t.s.cfg.Logger.Debug("outer handshake", "remote", raw.RemoteAddr(), "err", err)
+		sayHTTPS(raw, err)
 		_ = raw.Close()
 		return
 	}
@@ -85,6 +89,19 @@ func (t *tlsListener) handshake(raw net.Conn) {
 	case t.ready <- c:
 	case <-t.ctx.Done():
 		_ = c.Close()
+	}
+}
+
+// sayHTTPS answers a client that speaks HTTP where TLS is spoken, as net/http does.
+func sayHTTPS(raw net.Conn, err error) {
+	var wrong tls.RecordHeaderError
+	if !errors.As(err, &wrong) || wrong.Conn == nil {
+		return
+	}
+	switch string(wrong.RecordHeader[:]) {
+	case "GET /", "HEAD ", "POST ", "PUT /", "OPTIO":
+		_ = raw.SetWriteDeadline(time.Now().Add(byeTimeout))
+		_, _ = io.WriteString(raw, "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n")
 	}
 }
 

@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"crypto/tls"
+	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -63,4 +64,18 @@ func TestSilentOuterHandshakesKeepNobodyOut(t *testing.T) {
 	cfg := s.config(t, "device-1")
 	cfg.URL = url
 	_ = s.dial(t, cfg).Close()
+}
+
+func TestPlainHTTPAtTheListenerIsAnswered(t *testing.T) {
+	url := listening(t, newSite(t, &server.Config{}))
+	c, err := net.Dial("tcp", strings.TrimPrefix(url, "https://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+	answer, _ := io.ReadAll(c)
+	if !strings.Contains(string(answer), "HTTP request to an HTTPS server") {
+		t.Errorf("answer %q", answer)
+	}
 }
