@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/atls-ws/atls-ws/client"
+	"github.com/atls-ws/atls-ws/internal/outer"
 	"github.com/atls-ws/atls-ws/server"
 )
 
@@ -77,5 +78,30 @@ func TestPlainHTTPAtTheListenerIsAnswered(t *testing.T) {
 	answer, _ := io.ReadAll(c)
 	if !strings.Contains(string(answer), "HTTP request to an HTTPS server") {
 		t.Errorf("answer %q", answer)
+	}
+}
+
+// What wsconn gathers into one write must get to the connection below the TLS.
+func TestListenerKeepsTheBatchBelow(t *testing.T) {
+	s := newSite(t, &server.Config{})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair, err := s.ca.Server([]string{"127.0.0.1"}, 0)
+	tl := s.srv.Listener(l, &tls.Config{Certificates: []tls.Certificate{cert(t, pair, err)}})
+	defer func() { _ = tl.Close() }()
+	go func() {
+		if c, err := tls.Dial("tcp", l.Addr().String(), &tls.Config{RootCAs: s.ca.Pool()}); err == nil {
+			_ = c.Close()
+		}
+	}()
+	c, err := tl.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	if below, ok := outer.Lowest(c).(*outer.Batch); !ok {
+		t.Errorf("below the TLS is %T", below)
 	}
 }

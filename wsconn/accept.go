@@ -151,7 +151,7 @@ func (h *hijack) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	}
 	hard, secure := conn, false
 	if t, ok := conn.(interface{ NetConn() net.Conn }); ok {
-		hard, secure = t.NetConn(), true
+		hard, secure = outer.Lowest(t.NetConn()), true
 	}
 	if err := rw.Flush(); err != nil { // a wrapper of net/http's writer may have left the answer there
 		_ = conn.Close()
