@@ -8,6 +8,9 @@
 //	...
 //	reply, err := s.Push(ctx, "device-1", server.Signal{Name: "reboot"})
 //
+// An http.Server with TLS of its own serves best on Server.Listener: in a storm
+// its handshakes take turns with those inside.
+//
 // A device's identity comes from its inner client certificate. Everything is
 // denied by default: an end is reachable only by the services and signals of
 // its Mux.

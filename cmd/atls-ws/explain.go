@@ -190,6 +190,9 @@ func explainCarrier(err error, up *client.CarrierError, cfg *config.Device) erro
 	case http.StatusBadGateway, http.StatusGatewayTimeout:
 		return say("a proxy answers, but the server behind it does not", "check that the server runs where the proxy looks for it")
 	}
+	if strings.Contains(err.Error(), "HTTP request to an HTTPS server") {
+		return say("TLS is spoken at this address, and plain HTTP was", "write https:// in "+cfg.URL)
+	}
 	return say("the "+up.Op+" is refused", "check that "+cfg.URL+" leads to an atls-ws server")
 }
 

@@ -33,7 +33,7 @@ func TestRequestOfThisDeviceIsTaken(t *testing.T) {
 
 func TestRequestsOfOpenSSLAreTaken(t *testing.T) {
 	if _, err := exec.LookPath("openssl"); err != nil {
-		t.Skip("openssl is not installed")
+		withoutOpenSSL(t)
 	}
 	key := filepath.Join(t.TempDir(), "key.pem")
 	for _, kind := range [][]string{{"ec", "-pkeyopt", "ec_paramgen_curve:P-384"}, {"rsa:2048"}, {"ed25519"}} {

@@ -29,7 +29,7 @@ type signer struct {
 func newSigner(t testing.TB, key crypto.Signer) *signer {
 	t.Helper()
 	if _, err := exec.LookPath("openssl"); err != nil {
-		t.Skip("openssl is not installed")
+		withoutOpenSSL(t)
 	}
 	s := &signer{t: t, dir: t.TempDir(), roots: x509.NewCertPool()}
 	ca, caKey := authority(t, "MASA CA", nil, nil, nil)
