@@ -11,7 +11,7 @@ const (
 	ticketDay   = 24 * time.Hour // for which new tickets are encrypted with one key
 	ticketDays  = 7              // crypto/tls lets no ticket live longer
 	minTicket   = 32
-	nextTickets = "make one with \"openssl rand -out FILE 32\" and copy it to all nodes, as secret as the server's key"
+	nextTickets = "make one with \"openssl rand -out FILE 32\" and copy it to all nodes: who has it can pass for any device"
 )
 
 // TicketKeys are the keys of the inner session tickets at a time, the first of
