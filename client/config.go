@@ -103,6 +103,10 @@ type Config struct {
 	Mux *Mux
 	// Streams is how many streams the server may have open; 0 is 256.
 	Streams int
+	// Unread is how many bytes those may hold that nobody has read, at least 4 MiB;
+	// 0 is 128 MiB. yamux may take twice that in memory. With less, the windows of
+	// a far server are smaller, or its streams fewer.
+	Unread int
 	// Applied is how far this device has handled the signals that the server
 	// queues; nil starts anew with the Config, which is right for a device
 	// that keeps no state: a signal could be handled again after a restart.

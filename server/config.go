@@ -130,6 +130,7 @@ type Limits struct {
 	Sessions     int           // ready at once; 100,000
 	HalfOpen     int           // not yet ready at once; 1,024. More get 503 with Retry-After
 	Streams      int           // that one device may have open; 256
+	Unread       int           // bytes that those may hold and nobody has read, 4 MiB at least; 128 MiB. A far device's windows are smaller then, or its streams fewer
 	ReadyTimeout time.Duration // from the upgrade to Ready; 10 s
 	Keepalive    time.Duration // interval of pings; 25 s. Three missed ones end a session
 	SignalRate   int           // signals a second of one device, in a burst up to so many at once; 1,000. More wait
@@ -144,6 +145,7 @@ func (l Limits) complete() Limits {
 	def(&l.Sessions, 100_000)
 	def(&l.HalfOpen, 1024)
 	def(&l.Streams, session.DefaultStreams)
+	def(&l.Unread, session.DefaultUnread)
 	def(&l.SignalRate, 1000)
 	if l.ReadyTimeout <= 0 {
 		l.ReadyTimeout = 10 * time.Second

@@ -100,7 +100,7 @@ func New(c *Config) (*Server, error) {
 	s.turns = newTurns(turnsPerCore*runtime.GOMAXPROCS(0), underWay*runtime.GOMAXPROCS(0))
 	s.acceptor, err = session.NewAcceptor(&session.Config{
 		TLS: s.cfg.TLS, Mux: s.cfg.Mux, Logger: s.cfg.Logger,
-		Streams: s.cfg.Limits.Streams, Keepalive: s.cfg.Limits.Keepalive, Queue: s.cfg.Queue,
+		Streams: s.cfg.Limits.Streams, Unread: s.cfg.Limits.Unread, Keepalive: s.cfg.Limits.Keepalive, Queue: s.cfg.Queue,
 		HTTP: ServiceHTTP, Guests: c.Enrollment != nil && c.Enrollment.Token != nil,
 		Authorize: s.cfg.AuthorizeService, Turns: s.turns, SignalRate: s.cfg.Limits.SignalRate, Limited: s.limited,
 	})

@@ -10,9 +10,9 @@ type Stats struct {
 
 	// Requests that were answered 503, by the limit that was reached.
 	FullHalfOpen, FullSessions uint64
-	// FullStreams are streams that were refused, SlowedSignals those that had to
-	// wait, because the device was at its limit.
-	FullStreams, SlowedSignals uint64
+	// FullStreams and FullUnread are streams that were refused, SlowedSignals those
+	// that had to wait, because the device was at its limit.
+	FullStreams, FullUnread, SlowedSignals uint64
 	// LateTurns are connections for whose handshake there was no turn in time.
 	LateTurns uint64
 	// Draining are those that were answered 503 since Shutdown.
@@ -37,6 +37,8 @@ func (s *Server) limited(l session.Limit) {
 	switch l {
 	case session.LimitStreams:
 		s.counts.FullStreams++
+	case session.LimitUnread:
+		s.counts.FullUnread++
 	case session.LimitSignals:
 		s.counts.SlowedSignals++
 	}

@@ -43,6 +43,16 @@ func (c *check) notNegative(field string, n int64) {
 	}
 }
 
+// minUnread is session.MinUnread.
+const minUnread = 4 << 20
+
+func (c *check) unread(n int) {
+	c.notNegative("limits.unread", int64(n))
+	if n > 0 && n < minUnread {
+		c.add("limits.unread", "must be at least 4194304 bytes, for 16 windows of 256 KiB, or 0 for the default")
+	}
+}
+
 func (c *check) oneOf(field, value string, allowed ...string) {
 	if !slices.Contains(allowed, value) {
 		c.add(field, quoted(value)+"is not one of "+strings.Join(allowed, ", "))

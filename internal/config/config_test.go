@@ -228,8 +228,9 @@ FILE:9: limits.keepalive: must be under 50s: proxies cut connections that are id
 FILE:10: origins: "example.com" is not an origin such as https://console.example.com`},
 		{"metrics for everybody", server, "inner: {cert: c, key: k, client_ca: a}\nmetrics: 0.0.0.0:9464\n",
 			"FILE:2: metrics: \"0.0.0.0:9464\" is not a loopback address: from elsewhere, scrape /metrics of the console with a token"},
-		{"keepalive and reserved name", server, "inner: {cert: c, key: k, client_ca: a}\nservices:\n  signals: tcp://h:1\nlimits: {keepalive: 10ms}\n",
+		{"keepalive and reserved name", server, "inner: {cert: c, key: k, client_ca: a}\nservices:\n  signals: tcp://h:1\nlimits: {keepalive: 10ms, unread: 4096}\n",
 			`FILE:3: services.signals: this name is reserved for the signals themselves
+FILE:4: limits.unread: must be at least 4194304 bytes, for 16 windows of 256 KiB, or 0 for the default
 FILE:4: limits.keepalive: must be at least 1s, or 0 for the default: devices ping no faster, and the server would call them dead`},
 	}
 	for _, tt := range tests {

@@ -109,6 +109,7 @@ type Command struct {
 // DeviceLimits bound what the server can use of a device; 0 is the default.
 type DeviceLimits struct {
 	Streams    int   `yaml:"streams"`     // open at once; 256
+	Unread     int   `yaml:"unread"`      // bytes that those may hold unread; 128 MiB
 	Rate       int64 `yaml:"rate"`        // bytes a second of all service streams, each way; no limit
 	StreamRate int64 `yaml:"stream_rate"` // bytes a second of one of them, each way; no limit
 }
@@ -182,6 +183,7 @@ func (d *Device) Validate() error {
 	c.services(d.Services, d.AllowExec)
 	c.forwards(d.Forwards)
 	c.notNegative("limits.streams", int64(d.Limits.Streams))
+	c.unread(d.Limits.Unread)
 	c.notNegative("limits.rate", d.Limits.Rate)
 	c.notNegative("limits.stream_rate", d.Limits.StreamRate)
 	for _, name := range keys(d.Signals) {

@@ -127,6 +127,7 @@ type Limits struct {
 	Sessions     int           `yaml:"sessions"`      // live sessions
 	HalfOpen     int           `yaml:"half_open"`     // sessions that are not ready yet
 	Streams      int           `yaml:"streams"`       // streams of one session
+	Unread       int           `yaml:"unread"`        // bytes that those may hold unread
 	ReadyTimeout time.Duration `yaml:"ready_timeout"` // from the upgrade to ready
 	Keepalive    time.Duration `yaml:"keepalive"`     // between pings, 1 s to under 50 s
 	Signals      int           `yaml:"signals"`       // signals a second of one device
@@ -229,6 +230,7 @@ func (s *Server) Validate() error {
 	c.notNegative("limits.sessions", int64(s.Limits.Sessions))
 	c.notNegative("limits.half_open", int64(s.Limits.HalfOpen))
 	c.notNegative("limits.streams", int64(s.Limits.Streams))
+	c.unread(s.Limits.Unread)
 	c.notNegative("limits.ready_timeout", int64(s.Limits.ReadyTimeout))
 	c.notNegative("limits.keepalive", int64(s.Limits.Keepalive))
 	if k := s.Limits.Keepalive; k > 0 && k < minKeepalive {

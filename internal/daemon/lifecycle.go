@@ -109,7 +109,7 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server, o Options) error 
 		Admit:            d.admit,
 		AuthorizeService: d.authorizeService,
 		Limits: server.Limits{
-			Sessions: cfg.Limits.Sessions, HalfOpen: cfg.Limits.HalfOpen, Streams: cfg.Limits.Streams,
+			Sessions: cfg.Limits.Sessions, HalfOpen: cfg.Limits.HalfOpen, Streams: cfg.Limits.Streams, Unread: cfg.Limits.Unread,
 			SignalRate: cfg.Limits.Signals, ReadyTimeout: cfg.Limits.ReadyTimeout, Keepalive: cfg.Limits.Keepalive,
 		},
 	}

@@ -54,7 +54,7 @@ func Run(ctx context.Context, cfg *config.Device, o Options) error {
 	if err != nil {
 		return err
 	}
-	cc.Streams, cc.Applied = cfg.Limits.Streams, state.applied
+	cc.Streams, cc.Unread, cc.Applied = cfg.Limits.Streams, cfg.Limits.Unread, state.applied
 	handleSignals(cc.Mux, cfg, o.Logger)
 	services, err := expose.Start(cc.Mux, cfg.Services, expose.Options{
 		Logger: o.Logger, Limits: &limit.Peers{Rate: cfg.Limits.Rate, Each: cfg.Limits.StreamRate},

@@ -16,6 +16,7 @@ type Config struct {
 	Mux       *Mux          // nil: answers to nothing
 	Logger    *slog.Logger  // nil: silence
 	Streams   int           // the peer's open streams; 0: DefaultStreams
+	Unread    int           // bytes that those may hold and nobody has read, at least MinUnread; 0: DefaultUnread
 	Keepalive time.Duration // server: interval of pings; 0: DefaultKeepalive. The client learns it
 
 	Hello   func() Hello // client: what it says of itself, asked for when the handshake is done; nil: nothing
@@ -49,6 +50,7 @@ type Limit string
 // The limits that Config.Limited is told of.
 const (
 	LimitStreams Limit = "streams" // a stream was refused
+	LimitUnread  Limit = "unread"  // so it was because there is no room for its window
 	LimitSignals Limit = "signals" // a signal had to wait
 )
 
@@ -69,6 +71,10 @@ func (c *Config) complete() *Config {
 	if cc.Streams <= 0 {
 		cc.Streams = DefaultStreams
 	}
+	if cc.Unread <= 0 {
+		cc.Unread = DefaultUnread
+	}
+	cc.Unread = max(cc.Unread, MinUnread)
 	if cc.Keepalive <= 0 {
 		cc.Keepalive = DefaultKeepalive
 	}

@@ -158,7 +158,7 @@ func (in *Inner) Session(ctx context.Context) (*Session, error) {
 				return refuse(tc, err)
 			}
 		}
-		ready.Streams = cfg.streams(windowFor(in.limited.rtt))
+		ready.Streams = cfg.streams(cfg.windowFor(in.limited.rtt))
 		ready.Time = time.Now()
 		if o := hello.Outer; o != nil && o.Compared {
 			ready.Intercepted = &o.Intercepted

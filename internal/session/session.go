@@ -86,7 +86,7 @@ func newSession(cfg *Config, conn *tls.Conn, below *limitedConn, isClient bool, 
 		cfg: cfg, ready: ready, hello: hello,
 		inner: conn, carrier: below.Conn, opened: time.Now(),
 		frames: newFrameConn(conn, below, below.Conn), cancel: cancel,
-		done: make(chan struct{}), window: windowFor(below.rtt),
+		done: make(chan struct{}), window: cfg.windowFor(below.rtt),
 	}
 	s.ctx = context.WithValue(ctx, contextKey{}, s)
 	s.frames.mayPark = s.mayPark
@@ -293,8 +293,11 @@ func (s *Session) accept(mux *yamux.Session) {
 		n := int(s.inbound.Add(1))
 		// Over the cap a stream gets a refusal; far over it, a reset.
 		most := s.cfg.streams(s.window)
-		if n > most {
+		switch {
+		case n > s.cfg.Streams:
 			s.cfg.limited(LimitStreams)
+		case n > most:
+			s.cfg.limited(LimitUnread)
 		}
 		if n > most+refusals(s.window) || !s.spawn(func() { s.serve(ys, n > most) }) {
 			s.reset(ys)

@@ -84,10 +84,44 @@ func TestWindowsFollowTheRoundTrip(t *testing.T) {
 
 // What is refused because of too many streams has a window until then.
 func TestStreamsStayWithinTheBudget(t *testing.T) {
-	for _, w := range []uint32{smallWindow, middleWindow, largeWindow, farWindow} {
-		c := (&Config{Streams: 1 << 20}).complete()
-		if got := (c.streams(w) + refusals(w)) * int(w); got > windowBudget+windowBudget/8 {
-			t.Errorf("windows of %d: %d in all", w, got)
+	for _, unread := range []int{0, 1, 8 << 20, 50 << 20, 1 << 30} {
+		for _, rtt := range []time.Duration{0, 10 * time.Millisecond, 30 * time.Millisecond, time.Second} {
+			c := (&Config{Streams: 1 << 20, Unread: unread}).complete()
+			w := c.windowFor(rtt)
+			if n := c.streams(w); n < enoughStreams {
+				t.Errorf("%d bytes, %s: room for %d streams", unread, rtt, n)
+			}
+			if all := (c.streams(w) + refusals(w)) * int(w); all > max(c.Unread+c.Unread/8, c.Unread+acceptBacklog*smallWindow) {
+				t.Errorf("%d bytes, %s: %d in all", c.Unread, rtt, all)
+			}
 		}
 	}
+}
+
+// A stream for whose window there is no room is told from one too many.
+func TestStreamWithoutRoomIsCountedAsUnread(t *testing.T) {
+	testCerts()
+	synctest.Test(t, func(t *testing.T) {
+		a, b := net.Pipe()
+		told := make(chan Limit, 100)
+		server := &Config{Unread: MinUnread, Limited: func(l Limit) { told <- l }}
+		e := connect(t, newArrivingConn(a), newArrivingConn(b), &Config{}, server)
+		if n := e.client.Ready().Streams; n != enoughStreams {
+			t.Fatalf("ready says %d streams, want %d", n, enoughStreams)
+		}
+		for range enoughStreams + 1 {
+			ys, err := e.client.openStream() // without a header the server waits for one
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = ys.Close() }()
+			synctest.Wait()
+		}
+		if len(told) != 1 {
+			t.Fatalf("%d limits, want one", len(told))
+		}
+		if l := <-told; l != LimitUnread {
+			t.Errorf("limit %s, want %s", l, LimitUnread)
+		}
+	})
 }
