@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -141,7 +142,13 @@ func newSoak(t *testing.T, s *site, sessions int) *soak {
 		f.wg.Go(func() { serveEcho(echo) })
 		t.Cleanup(func() { _ = echo.Close() })
 		f.clients = append(f.clients, one)
-		one.run()
+	}
+	// All at once they would starve each other: one process has them all.
+	for batch := range slices.Chunk(f.clients, 50) {
+		for _, d := range batch {
+			d.run()
+		}
+		f.connected(batch)
 	}
 	return f
 }
@@ -165,21 +172,27 @@ func (f *soak) close() {
 // settle waits until every device is connected and what is idle has been closed.
 func (f *soak) settle() {
 	f.t.Helper()
+	f.connected(f.clients)
+	time.Sleep(f.rest)
+}
+
+// connected waits until devices are.
+func (f *soak) connected(devices []*soaked) {
+	f.t.Helper()
 	for end := time.Now().Add(3 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		up := 0
-		for _, d := range f.clients {
+		for _, d := range devices {
 			if d.c.Session() != nil {
 				up++
 			}
 		}
-		if up == len(f.clients) {
-			break
+		if up == len(devices) {
+			return
 		}
 		if time.Now().After(end) {
-			f.t.Fatalf("%d of %d devices are connected", up, len(f.clients))
+			f.t.Fatalf("%d of %d devices are connected", up, len(devices))
 		}
 	}
-	time.Sleep(f.rest)
 }
 
 // work does everything at once for a while.
