@@ -16,8 +16,10 @@ PKG_VERSION ?= $(shell git describe --tags --always 2>/dev/null | sed 's/^v//; s
 ARCH ?= $(shell $(GO) env GOARCH)
 SOAK ?= 30m
 NFPM = $(GO) tool -modfile=.ci/nfpm.mod nfpm
+# What others run: the same in .goreleaser.yaml, and the Dockerfile makes it here.
+RELEASE = CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) $(GO) build -trimpath -ldflags "-s -w -X main.buildVersion=$(PKG_VERSION)"
 
-.PHONY: help build build-device packages soak demo cluster-demo test race e2e lint fuzz bench bench-fleet vulncheck fmt clean
+.PHONY: help build build-device binaries packages soak demo cluster-demo test race e2e lint fuzz bench bench-fleet vulncheck fmt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,9 +30,11 @@ build: ## build the one binary, bin/atls-ws
 build-device: ## build what a device needs, bin/atls-ws-device
 	$(GO) build -tags $(DEVICE_TAGS) -trimpath -ldflags "-s -w" -o bin/atls-ws-device ./cmd/atls-ws
 
-packages: ## build the Debian packages of server and device, bin/*.deb
-	CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) $(GO) build -trimpath -ldflags "-s -w -X main.buildVersion=$(PKG_VERSION)" -o bin/atls-ws ./cmd/atls-ws
-	CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) $(GO) build -tags $(DEVICE_TAGS) -trimpath -ldflags "-s -w -X main.buildVersion=$(PKG_VERSION)" -o bin/atls-ws-device ./cmd/atls-ws
+binaries: ## build both as they are released: static, for linux and ARCH
+	$(RELEASE) -o bin/atls-ws ./cmd/atls-ws
+	$(RELEASE) -tags $(DEVICE_TAGS) -o bin/atls-ws-device ./cmd/atls-ws
+
+packages: binaries ## build the Debian packages of server and device, bin/*.deb
 	VERSION=$(PKG_VERSION) ARCH=$(ARCH) $(NFPM) package -f packaging/nfpm-server.yaml -p deb -t bin/
 	VERSION=$(PKG_VERSION) ARCH=$(ARCH) $(NFPM) package -f packaging/nfpm-device.yaml -p deb -t bin/
 	@for p in bin/*.deb; do dpkg-deb -c $$p >/dev/null || exit 1; done 2>/dev/null || echo "dpkg-deb is not here: the packages were not looked at"

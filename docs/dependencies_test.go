@@ -63,7 +63,8 @@ func table(t *testing.T, text, heading string) (rows []string) {
 	return rows[1:] // the names of the columns
 }
 
-// deviceTags are those of the device's build, which is described in three places.
+// deviceTags are those of the device's build, which is described in two places, and
+// the Dockerfile builds by the first.
 func deviceTags(t *testing.T) string {
 	t.Helper()
 	_, tags, ok := strings.Cut(read(t, "../Makefile"), "\nDEVICE_TAGS = ")
@@ -71,10 +72,17 @@ func deviceTags(t *testing.T) string {
 	if !ok || tags == "" {
 		t.Fatal("the Makefile has no DEVICE_TAGS")
 	}
-	for _, file := range []string{"../packaging/Dockerfile", "../.goreleaser.yaml"} {
-		if !strings.Contains(read(t, file), tags) {
-			t.Errorf("%s does not have the tags %s", file, tags)
+	for file, want := range map[string]string{
+		"../.goreleaser.yaml":     "-tags=" + tags,
+		"../Makefile":             `-trimpath -ldflags "-s -w -X main.buildVersion=$(PKG_VERSION)"`,
+		"../packaging/Dockerfile": "make binaries ",
+	} {
+		if !strings.Contains(read(t, file), want) {
+			t.Errorf("%s does not have %s", file, want)
 		}
+	}
+	if n := strings.Count(read(t, "../.goreleaser.yaml"), `ldflags: ["-s -w -X main.buildVersion={{ .Version }}"]`); n != 2 {
+		t.Errorf("%d of 2 builds of .goreleaser.yaml have the Makefile's ldflags", n)
 	}
 	return tags
 }

@@ -37,10 +37,11 @@ func serverCommand() *cli.Command {
 	)
 	flags = append(flags, logFlags()...)
 	return &cli.Command{
-		Name:   "server",
-		Usage:  "take devices' connections, and let operators push to them and dial them",
-		Flags:  flags,
-		Action: runServer,
+		Name:        "server",
+		Usage:       "take devices' connections, and let operators push to them and dial them",
+		Flags:       flags,
+		Action:      runServer,
+		Subcommands: []*cli.Command{serverStatusCommand()},
 	}
 }
 

@@ -16,64 +16,39 @@ import (
 	"github.com/atls-ws/atls-ws/server"
 )
 
-const (
-	healthOK     = "ok"
-	healthFailed = "failed"
-	healthTime   = 2 * time.Second
-)
-
-// health is the answer of /healthz and /readyz.
-type health struct {
-	Status string  `json:"status"` // ok or failed
-	Checks []check `json:"checks"`
-}
-
-// check is one thing that must be so.
-type check struct {
-	Name   string `json:"name"`
-	OK     bool   `json:"ok"`
-	Reason string `json:"reason,omitempty"`
-	Next   string `json:"next,omitempty"`
-}
-
-func (h *health) add(c check) {
-	h.Checks = append(h.Checks, c)
-	if !c.OK {
-		h.Status = healthFailed
-	}
-}
+const healthTime = 2 * time.Second
 
 // health says whether the process is of use at all, so that a new start would be
 // wrong (healthz), or whether it takes devices and signals just now (readyz).
-func (d *daemon) health(ctx context.Context, ready bool) *health {
-	h := &health{Status: healthOK}
-	stopped := check{Name: "store", OK: true}
+func (d *daemon) health(ctx context.Context, ready bool) *admin.Health {
+	h := &admin.Health{Status: admin.HealthOK}
+	stopped := admin.Check{Name: "store", OK: true}
 	if d.fleet.Stopped() {
-		stopped = check{"store", false, "the embedded store has stopped", "make room on the disk, or mend it, and start the server again"}
+		stopped = admin.Check{Name: "store", Reason: "the embedded store has stopped", Next: "make room on the disk, or mend it, and start the server again"}
 	}
 	if !ready {
-		h.add(stopped)
+		h.Add(stopped)
 		return h
 	}
-	store := check{Name: "store", OK: true}
+	store := admin.Check{Name: "store", OK: true}
 	if err := d.fleet.Health(ctx).Err; err != nil {
 		store.OK, store.Reason = false, err.Error()
 		if u := (*fleet.UnavailableError)(nil); errors.As(err, &u) {
 			store.Next = u.Next()
 		}
 	}
-	h.add(store)
-	drain := check{Name: "not stopping", OK: true}
+	h.Add(store)
+	drain := admin.Check{Name: "not stopping", OK: true}
 	if d.stopping.Load() {
 		drain.OK, drain.Reason = false, "the server is handing its devices off"
 	}
-	h.add(drain)
+	h.Add(drain)
 	st, l := d.server.Stats(), d.server.Limits()
-	room := check{Name: "room for sessions", OK: true}
+	room := admin.Check{Name: "room for sessions", OK: true}
 	if st.Sessions+st.HTTPPeers >= l.Sessions {
-		room = check{"room for sessions", false, fmt.Sprintf("%d sessions are live, the limit", l.Sessions), "raise limits.sessions, or add a server"}
+		room = admin.Check{Name: room.Name, Reason: fmt.Sprintf("%d sessions are live, the limit", l.Sessions), Next: "raise limits.sessions, or add a server"}
 	}
-	h.add(room)
+	h.Add(room)
 	return h
 }
 
@@ -83,7 +58,7 @@ func (d *daemon) serveHealth(ready bool) http.HandlerFunc {
 		defer cancel()
 		h := d.health(ctx, ready)
 		status := http.StatusOK
-		if h.Status != healthOK {
+		if h.Status != admin.HealthOK {
 			status = http.StatusServiceUnavailable
 		}
 		reply(w, status, h)

@@ -265,7 +265,7 @@ func (n *numbers) Collect(out chan<- prometheus.Metric) {
 	if h.Embedded {
 		gauge(descFree, float64(h.Free))
 	}
-	gauge(descReady, truth(d.health(ctx, true).Status == healthOK))
+	gauge(descReady, truth(d.health(ctx, true).Status == admin.HealthOK))
 	seen := map[[3]string]bool{}
 	for _, e := range d.reloader.now.Load().Expiries() { // the soonest first
 		if labels := [3]string{e.What, e.File, e.Name}; !seen[labels] {

@@ -97,12 +97,12 @@ func TestHealthMeansSomething(t *testing.T) {
 	watch := "http://" + s.log.match(t, `msg=metrics addr=(\S+)`)
 	s.connect("d-1", nil)
 	resp := must[*http.Response](t)(http.Get(watch + "/readyz"))
-	var h health
+	var h admin.Health
 	if err := json.NewDecoder(resp.Body).Decode(&h); err != nil {
 		t.Fatal(err)
 	}
 	_ = resp.Body.Close()
-	if resp.StatusCode != http.StatusServiceUnavailable || h.Status != healthFailed || !strings.Contains(string(must[[]byte](t)(json.Marshal(h))), "raise limits.sessions") {
+	if resp.StatusCode != http.StatusServiceUnavailable || h.Status != admin.HealthFailed || !strings.Contains(string(must[[]byte](t)(json.Marshal(h))), "raise limits.sessions") {
 		t.Errorf("a full server is ready: %d %+v", resp.StatusCode, h)
 	}
 	if status, _ := s.atAdmin("/healthz"); status != http.StatusOK {

@@ -151,7 +151,7 @@ type fleetPage struct {
 	Query, NextPage                         string
 	Health                                  fleet.Health
 	Ready                                   bool
-	Problems                                []check
+	Problems                                []admin.Check
 	Boxes                                   []*box
 	Devices                                 []row
 	Offline                                 []fleet.QueueLength
@@ -165,7 +165,7 @@ func (p *pages) fleet(w http.ResponseWriter, r *http.Request) {
 	defer cancel()
 	page := fleetPage{frame: p.frame(r, "atls-ws fleet"), Version: p.d.version, Query: strings.TrimSpace(r.URL.Query().Get("q")), Health: p.d.fleet.Health(ctx)}
 	ready := p.d.health(ctx, true)
-	page.Ready = ready.Status == healthOK
+	page.Ready = ready.Status == admin.HealthOK
 	for _, c := range ready.Checks {
 		if !c.OK {
 			page.Problems = append(page.Problems, c)
