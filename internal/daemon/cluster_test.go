@@ -3,15 +3,20 @@ package daemon
 import (
 	"crypto/tls"
 	"errors"
+	"io"
+	"net"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	nats_server "github.com/nats-io/nats-server/v2/server"
 
+	"github.com/atls-ws/atls-ws/client"
 	"github.com/atls-ws/atls-ws/internal/config"
 	"github.com/atls-ws/atls-ws/internal/daemon/admin"
+	"github.com/atls-ws/atls-ws/internal/fault"
 	"github.com/atls-ws/atls-ws/internal/pki"
 )
 
@@ -121,4 +126,94 @@ func TestEveryNodeTellsOfAndDisconnectsADeviceOfAnother(t *testing.T) {
 	if d := must[*admin.DeviceDetail](t)(ca.admin.Device(t.Context(), "pump-7")); d.Connected || d.Session != nil {
 		t.Errorf("%+v", d)
 	}
+}
+
+// A stream through a node to a device of another does not keep it from ending.
+func TestNodeEndsWithStreamsToDevicesOfOthers(t *testing.T) {
+	c := newCluster(t)
+	a, b := c.start("a", nil), c.start("b", nil)
+	mux := new(client.Mux)
+	l := must[net.Listener](t)(mux.Listen("quiet"))
+	defer func() { _ = l.Close() }()
+	b.connect("d", mux)
+	c.know("d", "b")
+	conn := must[*admin.Conn](t)(a.admin.Dial(t.Context(), "d", "quiet"))
+	defer func() { _ = conn.Close() }()
+	there := must[net.Conn](t)(l.Accept())
+	defer func() { _ = there.Close() }()
+	if err := a.stop(); err != nil {
+		t.Error(err)
+	}
+	for what, conn := range map[string]net.Conn{"operator": conn, "device": there} {
+		if _, err := conn.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) {
+			t.Errorf("the %s's end: %v", what, err)
+		}
+	}
+}
+
+// A node that stands still is noticed by both ends of a stream through it, under
+// load too, and by who asks it for something; what is said names it.
+func TestNodeThatStandsStillIsNoticed(t *testing.T) {
+	c := newCluster(t)
+	short := func(cfg *config.Server) { cfg.Limits.Keepalive = time.Second }
+	way := must[*fault.Proxy](t)(fault.Listen("", func(int) fault.Plan { return fault.Plan{} }))
+	t.Cleanup(way.Close)
+	a := c.start("a", short)
+	b := c.start("b", func(cfg *config.Server) { short(cfg); cfg.Cluster.Advertise = way.Addr() })
+	way.To(b.log.match(t, `msg="listening for nodes" addr=(\S+)`))
+	mux := new(client.Mux)
+	l := must[net.Listener](t)(mux.Listen("x"))
+	defer func() { _ = l.Close() }()
+	b.connect("d", mux)
+	c.know("d", "b")
+
+	var wg sync.WaitGroup
+	for _, direction := range []string{"up", "down", "idle"} {
+		conn := must[*admin.Conn](t)(a.admin.Dial(t.Context(), "d", "x"))
+		there := must[net.Conn](t)(l.Accept())
+		from, to := net.Conn(conn), there
+		switch direction {
+		case "up": // and nothing is to come back: only its sender is still there
+			_ = there.(interface{ CloseWrite() error }).CloseWrite()
+		case "down":
+			_ = conn.CloseWrite()
+			from, to = there, conn
+		}
+		wg.Go(func() {
+			defer func() { _ = from.Close() }()
+			_, err := from.Write([]byte("x"))
+			for err == nil && direction != "idle" {
+				_, err = from.Write(make([]byte, 64<<10))
+			}
+			if err == nil {
+				_, err = from.Read(make([]byte, 1))
+			}
+			if err == nil || errors.Is(err, io.EOF) || from == conn && !strings.Contains(err.Error(), "the connection broke: ") {
+				t.Errorf("%s: who sends: %v", direction, err)
+			}
+		})
+		if _, err := io.ReadFull(to, make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		wg.Go(func() {
+			defer func() { _ = to.Close() }()
+			_, err := io.Copy(io.Discard, to)
+			if err == nil || to == conn && !strings.Contains(err.Error(), "the node b broke: nothing was heard for") {
+				t.Errorf("%s: who receives: %v", direction, err)
+			}
+		})
+	}
+	way.Freeze(true)
+	_, err := a.admin.Dial(t.Context(), "d", "x")
+	var said *admin.OutcomeError
+	if !errors.As(err, &said) || said.State != admin.Unavailable || !strings.Contains(said.Text, "the node b, which holds the device, does not answer") || said.Next == "" {
+		t.Errorf("dial: %v", err)
+	}
+	wg.Wait()
+	if d := must[*admin.DeviceDetail](t)(a.admin.Device(t.Context(), "d")); !d.Connected || d.Session.Node != "b" {
+		t.Errorf("what is known without it: %+v", d)
+	}
+	way.Freeze(false)
+	conn := must[*admin.Conn](t)(a.admin.Dial(t.Context(), "d", "x"))
+	_ = conn.Close()
 }

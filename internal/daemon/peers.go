@@ -52,7 +52,7 @@ func (d *daemon) openPeers(ctx context.Context, cfg *config.Server) error {
 		return err
 	}
 	d.log.Info("listening for nodes", "addr", l.Addr().String())
-	d.peers = &peers{d: d, tls: conf, listener: tls.NewListener(l, conf)}
+	d.peers = &peers{d: d, tls: conf, listener: tls.NewListener(l, conf), streams: streams{keepalive: keepaliveOf(cfg)}}
 	return nil
 }
 
@@ -83,7 +83,7 @@ func (p *peers) dial(w http.ResponseWriter, r *http.Request) {
 		replyError(w, err)
 		return
 	}
-	p.hand(w, stream, p.d.log.With("device", r.PathValue("id"), "service", r.PathValue("service")))
+	p.hand(w, r, stream, p.d.log.With("device", r.PathValue("id"), "service", r.PathValue("service")))
 }
 
 func (p *peers) device(w http.ResponseWriter, r *http.Request) {
@@ -277,5 +277,5 @@ func (p *peers) close() {
 		_ = p.http.Close()
 	}
 	_ = p.listener.Close()
-	p.wait()
+	p.streams.close()
 }
