@@ -156,8 +156,11 @@ func (w *ways) proxy(what, target string, stream uint64, faults int, bus bool) *
 	w.t.Helper()
 	rng := rand.New(rand.NewPCG(w.seed, stream))
 	p := must[*fault.Proxy](w.t)(fault.Listen(target, func(n int) fault.Plan {
-		if n > faults || bus && n == 0 {
-			return fault.Plan{Down: map[bool][]fault.Fault{true: {{At: 60 << 10, Kind: fault.Cut}}}[bus && n == 0]}
+		switch {
+		case bus && n == 0:
+			return fault.Plan{Down: []fault.Fault{{At: 60 << 10, Kind: fault.Cut}}} // on to the next
+		case n > faults:
+			return fault.Plan{}
 		}
 		stall := faultStall
 		if bus {
@@ -325,19 +328,17 @@ func (p *patient) send(ctx context.Context, c *admin.Client, data []byte) error 
 	}
 	defer func() { _ = conn.Close() }()
 	defer context.AfterFunc(ctx, conn.Reset)()
-	sent := make(chan error, 1)
-	go func() {
-		_, err := conn.Write(data)
-		if err == nil {
-			err = conn.CloseWrite()
+	var sending sync.WaitGroup
+	sending.Go(func() {
+		if _, err := conn.Write(data); err == nil {
+			_ = conn.CloseWrite() // the other direction says what is wrong
 		}
-		sent <- err
-	}()
+	})
 	got, err := io.ReadAll(conn)
 	if err != nil {
 		conn.Reset() // what was not sent does not look like an end
 	}
-	_ = <-sent // the other direction says what is wrong
+	sending.Wait()
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
