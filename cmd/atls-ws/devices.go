@@ -82,6 +82,7 @@ func oneDevice(c *cli.Context, device string) error {
 		switch {
 		case d.Connected:
 			row("STATE", "connected since "+stamp(d.Session.Since))
+			row("NODE", d.Session.Node)
 			row("SESSION", d.Session.Session)
 			row("ADDRESS", d.Session.Address)
 			row("OUTER", cell(outerWords(*d.Session)))

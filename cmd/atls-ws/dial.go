@@ -50,7 +50,7 @@ func dialCommand() *cli.Command {
 // standard input then ends with the process: a terminal cannot be unblocked.
 func copyBoth(c *cli.Context, conn *admin.Conn) error {
 	defer func() { _ = conn.Close() }()
-	defer context.AfterFunc(c.Context, func() { _ = conn.Close() })()
+	defer context.AfterFunc(c.Context, conn.Reset)() // what was not sent does not look like an end
 	go func() {
 		_, err := io.Copy(conn, c.App.Reader)
 		if err == nil {

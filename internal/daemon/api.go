@@ -68,7 +68,13 @@ func (t *table) HandleFunc(pattern string, fn func(http.ResponseWriter, *http.Re
 
 func (a *api) devices(w http.ResponseWriter, r *http.Request) {
 	sees := func(device string) bool { return a.guard.Sees(operator(r), device) }
-	reply(w, http.StatusOK, newest(append(a.connected(sees), a.reach.peers.devices(r.Context(), sees)...)))
+	reply(w, http.StatusOK, a.everywhere(r.Context(), sees))
+}
+
+// everywhere are the devices that are connected at any node, by id, of those that
+// the operator sees.
+func (a *api) everywhere(ctx context.Context, sees func(device string) bool) []admin.Device {
+	return newest(append(a.connected(sees), a.reach.peers.devices(ctx, sees)...))
 }
 
 // connected are the devices that are connected here, of those that the operator sees.

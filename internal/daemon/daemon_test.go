@@ -72,7 +72,13 @@ func startWith(t *testing.T, prepare func(cfg *config.Server, dir string)) *site
 
 func startOptions(t *testing.T, prepare func(cfg *config.Server, dir string), options func(*Options)) *site {
 	t.Helper()
-	s := &site{t: t, ca: must[*pki.CA](t)(pki.NewCA("CA")), options: options}
+	return startTrusting(t, must[*pki.CA](t)(pki.NewCA("CA")), prepare, options)
+}
+
+// startTrusting is startOptions with devices of ca.
+func startTrusting(t *testing.T, ca *pki.CA, prepare func(cfg *config.Server, dir string), options func(*Options)) *site {
+	t.Helper()
+	s := &site{t: t, ca: ca, options: options}
 	dir := shortDir(t)
 	pair := must[*pki.Pair](t)(s.ca.Server(nil, 0))
 	if err := errors.Join(s.ca.Write(dir, false), pair.Write(dir, pki.ServerFile, false)); err != nil {

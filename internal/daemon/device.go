@@ -10,6 +10,7 @@ import (
 
 	"github.com/atls-ws/atls-ws/internal/daemon/access"
 	"github.com/atls-ws/atls-ws/internal/daemon/admin"
+	"github.com/atls-ws/atls-ws/internal/daemon/fleet"
 	"github.com/atls-ws/atls-ws/server"
 )
 
@@ -30,11 +31,13 @@ func (a *api) device(w http.ResponseWriter, r *http.Request) {
 	}
 	ou := about.OU
 	if s, ok := a.server.Registry().Get(id); ok {
-		now := a.about(s)
-		d.Connected, d.Session, d.LastSeen, d.Carrier, d.Software = true, &now, time.Now().UTC(), now.Carrier, now.Software
 		if certs := s.ConnectionState().PeerCertificates; len(certs) > 0 {
 			ou = certs[0].Subject.OrganizationalUnit
 		}
+	}
+	if now := a.session(r.Context(), id); now != nil {
+		d.Connected, d.Session, d.LastSeen, d.Counts = true, now, time.Now().UTC(), now.Counts
+		d.Carrier, d.Software = cmp.Or(now.Carrier, d.Carrier), cmp.Or(now.Software, d.Software)
 	}
 	d.Groups = a.guard.Groups().Of(id, ou)
 	d.Denied = a.denied(access.Device{ID: id, OU: ou})
@@ -45,24 +48,60 @@ func (a *api) device(w http.ResponseWriter, r *http.Request) {
 	reply(w, http.StatusOK, d)
 }
 
-// disconnect ends a device's sessions; the device comes back by itself.
-func (a *api) disconnect(w http.ResponseWriter, r *http.Request) {
-	var body struct {
-		Text string `json:"text"`
+// session is a device's newest session, at whatever node; nil: it has none.
+func (a *api) session(ctx context.Context, id string) *admin.Device {
+	there := a.reach.peers.session(ctx, id)
+	if s, ok := a.server.Registry().Get(id); ok {
+		if here := a.about(s); there == nil || here.Since.After(there.Since) {
+			return &here
+		}
 	}
-	if !readBody(w, r, &body, func() int { return len(body.Text) }) {
+	return there
+}
+
+// disconnect ends a device's sessions, at whatever node; the device comes back by
+// itself.
+func (a *api) disconnect(w http.ResponseWriter, r *http.Request) {
+	text, ok := readText(w, r)
+	if !ok {
 		return
 	}
 	id := r.PathValue("id")
-	ctx, cancel := context.WithTimeout(r.Context(), byeWithin)
+	_, here := a.server.Registry().Get(id) // before it comes back, from elsewhere
+	n, err := a.reach.peers.disconnect(r.Context(), id, text)
+	if here {
+		n += a.disconnectHere(r.Context(), id, text)
+	} else if err != nil {
+		replyError(w, err)
+		return
+	}
+	a.disconnected(w, r, n, operator(r).String(), text)
+}
+
+func (a *api) disconnectHere(ctx context.Context, id, text string) int {
+	ctx, cancel := context.WithTimeout(ctx, byeWithin)
 	defer cancel()
-	n := a.server.Disconnect(ctx, id, cmp.Or(body.Text, "an operator asks the device to connect again"))
+	return a.server.Disconnect(ctx, id, cmp.Or(text, "an operator asks the device to connect again"))
+}
+
+// disconnected answers that so many sessions were ended.
+func (a *api) disconnected(w http.ResponseWriter, r *http.Request, n int, by, text string) {
 	if n == 0 {
 		replyError(w, server.ErrNotConnected)
 		return
 	}
-	a.log.Info("device was disconnected", "device", id, "by", operator(r).String(), "text", body.Text)
+	id := r.PathValue("id")
+	a.log.Info("device was disconnected", "device", id, "by", by, "text", text)
 	reply(w, http.StatusOK, admin.Disconnected{Device: id, Sessions: n})
+}
+
+// readText reads what a device is to be told, or answers the request.
+func readText(w http.ResponseWriter, r *http.Request) (text string, ok bool) {
+	var body struct {
+		Text string `json:"text"`
+	}
+	ok = readBody(w, r, &body, func() int { return len(body.Text) })
+	return body.Text, ok
 }
 
 // groups lists the groups that the configuration or a certificate names.
@@ -101,6 +140,13 @@ func (a *api) members(r *http.Request) (map[string]*admin.GroupDetail, error) {
 	if err != nil {
 		return nil, err
 	}
+	online := map[string]bool{}
+	if err := a.fleet.Elsewhere(r.Context(), func(at fleet.Place) { online[at.Device] = true }); err != nil {
+		return nil, err
+	}
+	for s := range a.server.Registry().All() {
+		online[s.Device()] = true
+	}
 	configured := a.guard.Groups()
 	all := map[string]*admin.GroupDetail{}
 	for name, devices := range members {
@@ -110,10 +156,9 @@ func (a *api) members(r *http.Request) (map[string]*admin.GroupDetail, error) {
 			if !a.guard.Sees(operator(r), device) {
 				continue
 			}
-			_, up := a.server.Registry().Get(device)
-			g.Members = append(g.Members, admin.Member{Device: device, Connected: up})
+			g.Members = append(g.Members, admin.Member{Device: device, Connected: online[device]})
 			g.Count++
-			if up {
+			if online[device] {
 				g.Connected++
 			}
 		}

@@ -20,6 +20,7 @@ import (
 	"github.com/atls-ws/atls-ws/internal/daemon/fleet"
 	"github.com/atls-ws/atls-ws/internal/expose"
 	"github.com/atls-ws/atls-ws/internal/limit"
+	"github.com/atls-ws/atls-ws/internal/session"
 	"github.com/atls-ws/atls-ws/internal/systemd"
 	"github.com/atls-ws/atls-ws/server"
 )
@@ -150,7 +151,7 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server, o Options) error 
 	}
 	d.reach = &reach{server: d.server, wake: d.wake, fleet: d.fleet, peers: d.peers, limits: d.limits, dials: &limit.Peers{Conns: cmp.Or(cfg.Limits.Dials, defaultDials)}}
 	d.admin = newAPI(d.server, d.fleet, &d.counts, d.reach, d.guard, d.log)
-	d.admin.events, d.admin.emit = d.events, d.emit
+	d.admin.events, d.admin.emit, d.admin.keepalive = d.events, d.emit, keepaliveOf(cfg)
 	api := d.allow(d.admin.routes())
 	if d.pages, err = newPages(d); err != nil {
 		return err
@@ -168,6 +169,11 @@ func (d *daemon) open(ctx context.Context, cfg *config.Server, o Options) error 
 		return err
 	}
 	return d.listen(ctx, cfg)
+}
+
+// keepaliveOf is that of devices' sessions, and of streams of operators and nodes.
+func keepaliveOf(cfg *config.Server) time.Duration {
+	return cmp.Or(cfg.Limits.Keepalive, session.DefaultKeepalive)
 }
 
 func (d *daemon) httpServer(h http.Handler) *http.Server {
@@ -226,7 +232,7 @@ func (d *daemon) close() {
 	}
 	if d.admin != nil {
 		_ = d.admin.http.Close()
-		d.admin.wait()
+		d.admin.close()
 	}
 	if d.events != nil {
 		d.events.Close()

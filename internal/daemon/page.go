@@ -145,7 +145,7 @@ type box struct {
 
 type fleetPage struct {
 	frame
-	Version                                 string
+	Version, Node                           string // Node: of a cluster, the one that shows this
 	Connected, WebSocket, POST, Intercepted int
 	Shown                                   int
 	Query, NextPage                         string
@@ -163,7 +163,7 @@ func (p *pages) fleet(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), healthTime)
 	defer cancel()
-	page := fleetPage{frame: p.frame(r, "atls-ws fleet"), Version: p.d.version, Query: strings.TrimSpace(r.URL.Query().Get("q")), Health: p.d.fleet.Health(ctx)}
+	page := fleetPage{frame: p.frame(r, "atls-ws fleet"), Version: p.d.version, Node: p.d.fleet.Node(), Query: strings.TrimSpace(r.URL.Query().Get("q")), Health: p.d.fleet.Health(ctx)}
 	ready := p.d.health(ctx, true)
 	page.Ready = ready.Status == admin.HealthOK
 	for _, c := range ready.Checks {
@@ -175,20 +175,24 @@ func (p *pages) fleet(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		p.d.log.Debug("page: queues", "err", err) // the problems above say it
 	}
+	sees := func(device string) bool { return p.d.guard.Sees(operator(r), device) }
 	waiting := map[string]uint64{}
 	for _, q := range queues {
-		if _, up := p.d.server.Registry().Get(q.Device); up {
-			waiting[q.Device] = q.Signals
-		} else if len(page.Offline) < pageRows && p.d.guard.Sees(operator(r), q.Device) {
-			page.Offline = append(page.Offline, q)
-		}
+		waiting[q.Device] = q.Signals
 	}
+	online := map[string]bool{}
 	boxes := map[[2]string]*box{}
 	var rows []row
-	for _, d := range newest(p.d.admin.connected(func(device string) bool { return p.d.guard.Sees(operator(r), device) })) {
+	for _, d := range p.d.admin.everywhere(ctx, sees) {
+		online[d.Device] = true
 		page.count(&d, boxes)
 		if strings.Contains(d.Device, page.Query) {
 			rows = append(rows, row{d, waiting[d.Device], verdict(&d)})
+		}
+	}
+	for _, q := range queues {
+		if len(page.Offline) < pageRows && !online[q.Device] && sees(q.Device) {
+			page.Offline = append(page.Offline, q)
 		}
 	}
 	for _, b := range boxes {
@@ -264,9 +268,8 @@ func (p *pages) device(w http.ResponseWriter, r *http.Request) {
 		Queue []admin.QueuedSignal
 	}{frame: p.frame(r, id), Queue: queue}
 	page.Device = id
-	if s, up := p.d.server.Registry().Get(id); up {
-		d := p.d.admin.about(s)
-		page.Row = &row{Device: d, OuterWords: verdict(&d)}
+	if d := p.d.admin.session(r.Context(), id); d != nil {
+		page.Row = &row{Device: *d, OuterWords: verdict(d)}
 	}
 	p.show(w, http.StatusOK, "device", page)
 }

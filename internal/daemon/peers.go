@@ -21,8 +21,9 @@ import (
 )
 
 const (
-	peerTimeout = 5 * time.Second // for another node to list its devices
-	relayTries  = 3               // a device may move between the look and the dial
+	peerTimeout = 5 * time.Second                // for another node to list its devices
+	relayTime   = serviceTimeout + 2*time.Second // for a node to do what it is asked; it has its own bound
+	relayTries  = 3                              // a device may move between the look and the question
 	relayPause  = 100 * time.Millisecond
 )
 
@@ -50,7 +51,8 @@ func (d *daemon) openPeers(ctx context.Context, cfg *config.Server) error {
 	if err != nil {
 		return err
 	}
-	d.peers = &peers{d: d, tls: conf, listener: tls.NewListener(l, conf)}
+	d.log.Info("listening for nodes", "addr", l.Addr().String())
+	d.peers = &peers{d: d, tls: conf, listener: tls.NewListener(l, conf), streams: streams{keepalive: keepaliveOf(cfg)}}
 	return nil
 }
 
@@ -68,6 +70,8 @@ func (p *peers) answer() {
 	m.HandleFunc("GET /v1/devices", func(w http.ResponseWriter, r *http.Request) {
 		reply(w, http.StatusOK, p.d.admin.connected(func(string) bool { return true }))
 	})
+	m.HandleFunc("GET /v1/devices/{id}", p.device)
+	m.HandleFunc("POST /v1/devices/{id}/disconnect", p.disconnectHere)
 	m.HandleFunc("POST /v1/devices/{id}/services/{service}", p.dial)
 	m.HandleFunc("GET /v1/streams/{stream}", p.stream)
 	p.http = p.d.httpServer(m)
@@ -79,7 +83,24 @@ func (p *peers) dial(w http.ResponseWriter, r *http.Request) {
 		replyError(w, err)
 		return
 	}
-	p.hand(w, stream, p.d.log.With("device", r.PathValue("id"), "service", r.PathValue("service")))
+	p.hand(w, r, stream, p.d.log.With("device", r.PathValue("id"), "service", r.PathValue("service")))
+}
+
+func (p *peers) device(w http.ResponseWriter, r *http.Request) {
+	s, ok := p.d.server.Registry().Get(r.PathValue("id"))
+	if !ok {
+		replyError(w, server.ErrNotConnected)
+		return
+	}
+	d := p.d.admin.about(s)
+	reply(w, http.StatusOK, admin.DeviceDetail{Device: d.Device, Connected: true, Session: &d})
+}
+
+func (p *peers) disconnectHere(w http.ResponseWriter, r *http.Request) {
+	if text, ok := readText(w, r); ok {
+		by, _ := pki.NodeName(r.TLS.PeerCertificates[0]) // TLS has looked
+		p.d.admin.disconnected(w, r, p.d.admin.disconnectHere(r.Context(), r.PathValue("id"), text), "node "+by, text)
+	}
 }
 
 // client is for the node of that name.
@@ -87,24 +108,29 @@ func (p *peers) client(name, address string) *admin.Client {
 	return admin.NewNode(name, address, p.tls, func(s tls.ConnectionState) (string, error) { return pki.NodeName(s.PeerCertificates[0]) })
 }
 
-// connect connects to a service of a device that another node holds. The error
-// is server.ErrNotConnected when none does.
-func (p *peers) connect(ctx context.Context, device, service string) (net.Conn, error) {
-	var err error
+// holder asks the other node that holds a device, and says which that is. The
+// error is server.ErrNotConnected when none does.
+func (p *peers) holder(ctx context.Context, device string, ask func(context.Context, *admin.Client) error) (at *fleet.Place, err error) {
+	if p == nil {
+		return nil, server.ErrNotConnected
+	}
+	ctx, cancel := context.WithTimeout(ctx, relayTime)
+	defer cancel()
 	for range relayTries {
-		var at *fleet.Place
 		if at, err = p.d.fleet.Locate(ctx, device); err != nil {
 			return nil, err
 		}
 		if at == nil {
 			return nil, fmt.Errorf("device %s: %w", device, server.ErrNotConnected)
 		}
-		var conn *admin.Conn
-		if conn, err = p.client(at.Node, at.Address).Dial(ctx, device, service); err == nil {
-			return conn, nil
+		if err = ask(ctx, p.client(at.Node, at.Address)); err == nil {
+			return at, nil
+		}
+		if ctx.Err() != nil {
+			return at, silent(at.Node, err)
 		}
 		if err = relayed(at.Node, err); !errors.Is(err, server.ErrNotConnected) {
-			return nil, err
+			return at, err
 		}
 		timer := time.NewTimer(relayPause)
 		select {
@@ -117,11 +143,67 @@ func (p *peers) connect(ctx context.Context, device, service string) (net.Conn, 
 	return nil, err
 }
 
+// connect connects to a service of a device that another node holds.
+func (p *peers) connect(ctx context.Context, device, service string) (conn net.Conn, err error) {
+	_, err = p.holder(ctx, device, func(ctx context.Context, c *admin.Client) error {
+		stream, err := c.Dial(ctx, device, service)
+		if err == nil {
+			conn = stream
+		}
+		return err
+	})
+	return conn, err
+}
+
+// disconnect ends the sessions of a device that another node holds.
+func (p *peers) disconnect(ctx context.Context, device, text string) (n int, err error) {
+	_, err = p.holder(ctx, device, func(ctx context.Context, c *admin.Client) error {
+		d, err := c.Disconnect(ctx, device, text)
+		if err == nil {
+			n = d.Sessions
+		}
+		return err
+	})
+	return n, err
+}
+
+// session is the session of a device that another node holds; nil: there is
+// none. Of a node that does not answer, it is what is known without it.
+func (p *peers) session(ctx context.Context, device string) (s *admin.Device) {
+	ctx, cancel := context.WithTimeout(ctx, peerTimeout)
+	defer cancel()
+	at, err := p.holder(ctx, device, func(ctx context.Context, c *admin.Client) error {
+		d, err := c.Device(ctx, device)
+		if err == nil {
+			s = d.Session
+		}
+		return err
+	})
+	if s == nil && at != nil {
+		p.d.log.Warn("a node does not tell of its device", "node", at.Node, "device", device, "err", err)
+		s = placed(*at)
+	}
+	if s != nil {
+		s.Node = at.Node
+	}
+	return s
+}
+
+// placed is what is known of a device without the node that holds it.
+func placed(at fleet.Place) *admin.Device {
+	return &admin.Device{Device: at.Device, Node: at.Node, Session: at.Session, Since: at.Since, Services: []string{}}
+}
+
+func silent(node string, err error) error {
+	return fleet.Unavailable(fmt.Errorf("the node %s, which holds the device, does not answer: %w", node, err),
+		"see that it runs, and that its cluster.listen is reachable from here; devices of a dead node come back to another one")
+}
+
 // relayed makes of another node's no what this node itself would have said.
 func relayed(node string, err error) error {
 	var outcome *admin.OutcomeError
 	if !errors.As(err, &outcome) {
-		return fleet.Unavailable(fmt.Errorf("the node %s, which holds the device, does not answer: %w", node, err), "see that it runs, and that its cluster.listen is reachable from here; devices of a dead node come back to another one")
+		return silent(node, err)
 	}
 	switch outcome.State {
 	case admin.NotConnected:
@@ -174,7 +256,7 @@ func (p *peers) devices(ctx context.Context, sees func(string) bool) []admin.Dev
 		defer cancel()
 		_ = p.d.fleet.Elsewhere(known, func(at fleet.Place) { // else the list has what could be had
 			if silent[at.Node] && sees(at.Device) {
-				all = append(all, admin.Device{Device: at.Device, Node: at.Node, Session: at.Session, Since: at.Since})
+				all = append(all, *placed(at))
 			}
 		})
 	}
@@ -195,5 +277,5 @@ func (p *peers) close() {
 		_ = p.http.Close()
 	}
 	_ = p.listener.Close()
-	p.wait()
+	p.streams.close()
 }

@@ -71,7 +71,7 @@ func (r *reach) within(device string, connect func() (net.Conn, error)) (*reache
 
 func (r *reach) connect(ctx context.Context, device, service string, wait time.Duration) (net.Conn, error) {
 	if wait > 0 {
-		if _, ok := r.server.Registry().Get(device); !ok {
+		if !r.fleet.Online(device) {
 			r.wake(ctx, device, service, wait)
 		}
 		waiting, cancel := context.WithTimeout(ctx, wait)
@@ -86,9 +86,9 @@ func (r *reach) connect(ctx context.Context, device, service string, wait time.D
 			return nil, err
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, serviceTimeout)
-	defer cancel()
-	conn, err := r.server.DialDevice(ctx, device, service)
+	dialing, cancel := context.WithTimeout(ctx, serviceTimeout)
+	conn, err := r.server.DialDevice(dialing, device, service)
+	cancel()
 	if r.peers != nil && errors.Is(err, server.ErrNotConnected) {
 		return r.peers.connect(ctx, device, service)
 	}

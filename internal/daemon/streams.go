@@ -21,16 +21,20 @@ const keptFailures = 256
 type streams struct {
 	wg sync.WaitGroup
 
+	keepalive time.Duration // of those in frames
+
 	mu     sync.Mutex
 	last   uint64
+	open   map[uint64]net.Conn // operators' ends
+	closed bool
 	failed map[uint64]string // why, of the latest keptFailures
 	order  []uint64
 }
 
 func (a *api) dial(w http.ResponseWriter, r *http.Request) {
-	if !strings.EqualFold(r.Header.Get("Upgrade"), admin.Protocol) {
-		w.Header().Set("Upgrade", admin.Protocol)
-		fail(w, http.StatusUpgradeRequired, "want the header Upgrade: "+admin.Protocol)
+	if upgrade := r.Header.Get("Upgrade"); !strings.EqualFold(upgrade, admin.Protocol) && !strings.EqualFold(upgrade, admin.FramesProtocol) {
+		w.Header().Set("Upgrade", admin.FramesProtocol+", "+admin.Protocol)
+		fail(w, http.StatusUpgradeRequired, "want the header Upgrade: "+admin.FramesProtocol+", or "+admin.Protocol)
 		return
 	}
 	var wait time.Duration
@@ -46,24 +50,42 @@ func (a *api) dial(w http.ResponseWriter, r *http.Request) {
 		replyError(w, err)
 		return
 	}
-	a.hand(w, stream, a.log.With("device", r.PathValue("id"), "service", r.PathValue("service")))
+	a.hand(w, r, stream, a.log.With("device", r.PathValue("id"), "service", r.PathValue("service")))
 }
 
 // hand answers a request for a service with the connection to it.
-func (s *streams) hand(w http.ResponseWriter, stream *reached, log *slog.Logger) {
+func (s *streams) hand(w http.ResponseWriter, r *http.Request, stream *reached, log *slog.Logger) {
 	conn, buf, err := http.NewResponseController(w).Hijack()
 	if err != nil {
+		stream.Reset()
 		_ = stream.Close()
 		fail(w, http.StatusInternalServerError, err.Error())
 		return
 	}
-	id := s.begin()
+	framed := !strings.EqualFold(r.Header.Get("Upgrade"), admin.Protocol)
+	id, ok := s.begin(conn)
+	if !ok { // the daemon ends
+		stream.Reset()
+		_ = stream.Close()
+		_ = conn.Close()
+		return
+	}
 	s.wg.Go(func() {
-		_, _ = fmt.Fprintf(buf, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n%s: %d\r\n\r\n",
-			admin.Protocol, admin.StreamHeader, id)
+		defer s.end(id)
+		var more string
+		protocol := admin.Protocol
+		if framed {
+			protocol, more = admin.FramesProtocol, fmt.Sprintf("%s: %s\r\n", admin.KeepaliveHeader, s.keepalive)
+		}
+		_, _ = fmt.Fprintf(buf, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n%s: %d\r\n%s\r\n",
+			protocol, admin.StreamHeader, id, more)
 		_ = buf.Flush() // an error shows in what follows
+		var operator net.Conn = &hijacked{Conn: conn, ahead: buf}
+		if framed {
+			operator = admin.NewFrames(conn, buf.Reader, s.keepalive)
+		}
 		stream.failed = func(err error) { s.fail(id, err) }
-		if err := server.Splice(&hijacked{Conn: conn, ahead: buf}, stream); err != nil {
+		if err := server.Splice(operator, stream); err != nil {
 			log.Debug("operator's connection broke", "err", err)
 		}
 	})
@@ -86,11 +108,24 @@ func (s *streams) stream(w http.ResponseWriter, r *http.Request) {
 	reply(w, http.StatusOK, admin.Outcome{State: admin.Ended})
 }
 
-func (s *streams) begin() uint64 {
+func (s *streams) begin(conn net.Conn) (id uint64, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.closed {
+		return 0, false
+	}
+	if s.open == nil {
+		s.open = map[uint64]net.Conn{}
+	}
 	s.last++
-	return s.last
+	s.open[s.last] = conn
+	return s.last, true
+}
+
+func (s *streams) end(id uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.open, id)
 }
 
 // fail notes the first error of a stream.
@@ -111,8 +146,17 @@ func (s *streams) fail(id uint64, err error) {
 	}
 }
 
-// wait waits for the connections, which end with the devices' sessions.
-func (s *streams) wait() { s.wg.Wait() }
+// close cuts the connections and waits for them: the device of one may be at
+// another node, which goes on.
+func (s *streams) close() {
+	s.mu.Lock()
+	s.closed = true
+	for _, conn := range s.open {
+		_ = conn.Close()
+	}
+	s.mu.Unlock()
+	s.wg.Wait()
+}
 
 // hijacked is an operator's connection with what net/http has read ahead.
 type hijacked struct {

@@ -93,3 +93,38 @@ func TestASeedMakesTheSamePlan(t *testing.T) {
 		t.Error("all seeds make the same plan")
 	}
 }
+
+func TestNothingPassesWhatIsFrozen(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	p, err := Listen("", func(int) Plan { return Plan{} })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	p.To(l.Addr().String())
+	p.Freeze(true)
+	near, err := net.Dial("tcp", p.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = near.Close() }()
+	_, _ = near.Write([]byte("x"))
+	far, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = far.Close() }()
+	_ = far.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+	if n, err := far.Read(make([]byte, 1)); err == nil {
+		t.Errorf("%d bytes came", n)
+	}
+	p.Freeze(false)
+	_ = far.SetReadDeadline(time.Time{})
+	if n, err := far.Read(make([]byte, 1)); n != 1 || err != nil {
+		t.Errorf("%d bytes, %v", n, err)
+	}
+}

@@ -5,14 +5,16 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 // Proxy passes connections on to a target. The caller closes it.
 type Proxy struct {
 	listener net.Listener
-	target   string
+	target   atomic.Pointer[string]
 	next     func(n int) Plan
+	frozen   atomic.Bool
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -26,11 +28,19 @@ func Listen(target string, next func(n int) Plan) (*Proxy, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Proxy{listener: l, target: target, next: next}
+	p := &Proxy{listener: l, next: next}
+	p.To(target)
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.wg.Go(p.accept)
 	return p, nil
 }
+
+// To changes the target of the connections to come: of one that has to know the
+// proxy's address before it has its own.
+func (p *Proxy) To(target string) { p.target.Store(&target) }
+
+// Freeze has nothing pass any more, on no connection, or all again.
+func (p *Proxy) Freeze(frozen bool) { p.frozen.Store(frozen) }
 
 // Addr is where the proxy listens.
 func (p *Proxy) Addr() string { return p.listener.Addr().String() }
@@ -55,7 +65,7 @@ func (p *Proxy) accept() {
 
 func (p *Proxy) serve(near *net.TCPConn, plan Plan) {
 	defer func() { _ = near.Close() }()
-	conn, err := new(net.Dialer).DialContext(p.ctx, "tcp", p.target)
+	conn, err := new(net.Dialer).DialContext(p.ctx, "tcp", *p.target.Load())
 	if err != nil {
 		return
 	}
@@ -104,6 +114,11 @@ func (d *pipe) run() {
 		}
 		n, err := d.from.Read(buf)
 		_ = d.from.SetReadDeadline(time.Time{})
+		for d.p.frozen.Load() {
+			if !d.sleep(5 * time.Millisecond) {
+				return
+			}
+		}
 		if !d.pass(buf[:n]) {
 			return
 		}

@@ -176,7 +176,7 @@ func (p *Port) Serve(ctx context.Context) error {
 
 // serve joins one connection with the service.
 func (p *Port) serve(ctx context.Context, local net.Conn) {
-	defer context.AfterFunc(ctx, func() { _ = local.Close() })()
+	defer context.AfterFunc(ctx, func() { cut(local) })()
 	connect := p.front
 	if connect == nil {
 		connect = func(ctx context.Context, _ net.Conn) (net.Conn, error) { return p.dial(ctx) }
@@ -187,22 +187,26 @@ func (p *Port) serve(ctx context.Context, local net.Conn) {
 			p.log.Warn("no connection", "err", err)
 		}
 		if answered := (*answeredError)(nil); !errors.As(err, &answered) {
-			reset(local)
+			cut(local)
 		}
 		_ = local.Close()
 		return
 	}
-	defer context.AfterFunc(ctx, func() { _ = remote.Close() })()
+	defer context.AfterFunc(ctx, func() { cut(remote) })()
 	if err := session.Splice(local, remote); err != nil && ctx.Err() == nil {
 		p.log.Debug("connection broke", "err", err)
 	}
 }
 
-// reset makes the end of a connection a failure where its kind can.
-func reset(conn net.Conn) {
-	if tcp, ok := conn.(*net.TCPConn); ok {
-		_ = tcp.SetLinger(0) // RST: nobody takes it for an orderly end
+// cut ends a connection, as a failure where its kind can.
+func cut(conn net.Conn) {
+	switch c := conn.(type) {
+	case interface{ Reset() }:
+		c.Reset()
+	case *net.TCPConn:
+		_ = c.SetLinger(0) // RST: nobody takes it for an orderly end
 	}
+	_ = conn.Close()
 }
 
 // answeredError is a reason that the local end has been told in its protocol.

@@ -253,7 +253,7 @@ func (s *Session) dial(ctx context.Context, service string) (*Stream, error) {
 		case result <- opened{st, err}:
 		case <-ctx.Done(): // nobody waits any more
 			if err == nil {
-				_ = st.Close()
+				st.Reset() // the service may have it: this is no empty stream
 			}
 		}
 	}) {
@@ -295,10 +295,11 @@ func (s *Session) open(ctx context.Context, service string) (*Stream, error) {
 		err = ctx.Err()
 	}
 	if err == nil && answer.Code != proto.OK {
-		err = &RefusedError{Code: answer.Code, Text: answer.Text}
+		_ = st.Close()
+		return nil, &RefusedError{Code: answer.Code, Text: answer.Text}
 	}
 	if err != nil {
-		_ = st.Close()
+		st.Reset() // the service may have it: this is no empty stream
 		return nil, err
 	}
 	return st, nil

@@ -16,7 +16,7 @@
 //	PUT, DELETE /v1/deny/{id}                           200 Denial
 //	GET  /v1/events?device=D&type=T                     200, server-sent events: Event
 //	POST /v1/events                                     a CloudEvent, answered as the POSTs for signals
-//	POST /v1/devices/{id}/services/{service}?wait=30s   101, then raw bytes with half-close
+//	POST /v1/devices/{id}/services/{service}?wait=30s   101, then Frames, or raw bytes with half-close
 //	GET  /v1/streams/{stream}                           200 Outcome of what the 101 named
 //
 // docs/openapi.yaml says all of it.
@@ -43,11 +43,17 @@ import (
 // MaxData is the limit of a signal's data, in bytes.
 const MaxData = 64 << 10
 
-// Protocol is what a request for a service upgrades to.
-const Protocol = "atls-stream"
+// What a request for a service upgrades to.
+const (
+	Protocol       = "atls-stream" // raw bytes, for simple clients
+	FramesProtocol = "atls-frames" // see Frames
+)
 
-// StreamHeader names, in the answer 101, the stream for GET /v1/streams/{stream}.
-const StreamHeader = "Atls-Stream"
+// Headers of the answer 101.
+const (
+	StreamHeader    = "Atls-Stream"    // of the stream, for GET /v1/streams/{stream}
+	KeepaliveHeader = "Atls-Keepalive" // of FramesProtocol, a duration
+)
 
 // DefaultTimeout bounds a push that sets no timeout; MaxTimeout bounds all.
 const (

@@ -3,13 +3,13 @@ package admin
 import (
 	"bufio"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"time"
 )
 
@@ -40,7 +40,7 @@ func (c *Client) DialWait(ctx context.Context, device, service string, wait time
 	if err != nil {
 		return fail(err)
 	}
-	req.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {Protocol}}
+	req.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {FramesProtocol}}
 	c.sign(req)
 	if err := req.Write(conn); err != nil {
 		return fail(c.explain(ctx, err))
@@ -53,50 +53,61 @@ func (c *Client) DialWait(ctx context.Context, device, service string, wait time
 	if resp.StatusCode != http.StatusSwitchingProtocols {
 		return fail(decode(resp, nil))
 	}
+	keepalive, err := time.ParseDuration(resp.Header.Get(KeepaliveHeader))
+	if err != nil || keepalive < time.Second {
+		return fail(fmt.Errorf("the server's answer: %s: want a duration of at least 1s", KeepaliveHeader))
+	}
 	if !stop() {
 		return fail(ctx.Err())
 	}
-	return &Conn{Conn: conn, ahead: ahead, client: c, stream: resp.Header.Get(StreamHeader)}, nil
+	return &Conn{Frames: NewFrames(conn, ahead, keepalive), client: c, stream: resp.Header.Get(StreamHeader)}, nil
 }
 
 // Conn is a connection to a service of a device: a net.Conn with half-close.
 type Conn struct {
-	net.Conn
-	ahead  io.Reader
+	*Frames
 	client *Client
 	stream string
 }
 
-// Read gives io.EOF only when the device has ended the stream: a socket cannot
-// say why it ends, so the daemon is asked. What was cut off is an error.
+// Read gives io.EOF only when the device has ended the stream. Where a connection
+// breaks, the server is asked why.
 func (c *Conn) Read(p []byte) (int, error) {
-	n, err := c.ahead.Read(p)
-	if n == 0 && errors.Is(err, io.EOF) {
-		err = c.verdict()
+	n, err := c.Frames.Read(p)
+	switch {
+	case err == nil, errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), errors.Is(err, os.ErrDeadlineExceeded):
+		return n, err
+	case errors.Is(err, errCut):
+		if text := c.reason(); text != "" {
+			err = errors.New(text)
+		}
+	}
+	return n, fmt.Errorf("%s: %w", c.client.broke(), err)
+}
+
+// Write says, as Read does, whose connection broke.
+func (c *Conn) Write(p []byte) (int, error) {
+	n, err := c.Frames.Write(p)
+	if err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, os.ErrDeadlineExceeded) {
+		err = fmt.Errorf("%s: %w", c.client.broke(), err)
 	}
 	return n, err
 }
 
-// CloseWrite ends the direction to the device.
-func (c *Conn) CloseWrite() error { return c.Conn.(interface{ CloseWrite() error }).CloseWrite() }
-
-// Reset makes the coming Close a failure for the other end, where it can.
-func (c *Conn) Reset() {
-	if t, ok := c.Conn.(*tls.Conn); ok {
-		_ = t.NetConn().Close() // TLS says no goodbye
+func (c *Client) broke() string {
+	if c.remote != nil && c.remote.node != nil {
+		return "the connection to the node " + c.remote.node.name + " broke"
 	}
+	return "the connection broke"
 }
 
-func (c *Conn) verdict() error {
+// reason is why the server has cut the stream; empty when it does not say.
+func (c *Conn) reason() string {
 	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
 	var o Outcome
-	err := c.client.call(ctx, http.MethodGet, "/v1/streams/"+url.PathEscape(c.stream), "", nil, &o)
-	switch {
-	case err != nil:
-		return fmt.Errorf("the connection broke: %w", err)
-	case o.State != Ended:
-		return fmt.Errorf("the connection broke: %s", o.Text)
+	if c.client.call(ctx, http.MethodGet, "/v1/streams/"+url.PathEscape(c.stream), "", nil, &o) != nil || o.State == Ended {
+		return ""
 	}
-	return io.EOF
+	return o.Text
 }
