@@ -80,7 +80,7 @@ func TestCloseWaitsForWhatFollowsAWrite(t *testing.T) {
 	following, ended := make(chan struct{}), false
 	b.AfterWrite(func() {
 		close(following)
-		_, _ = b.Conn.Read(make([]byte, 1)) // until the end
+		_, _ = b.Read(make([]byte, 1)) // until the end
 		ended = true
 	})
 	if _, err := b.Write([]byte("x")); err != nil {
