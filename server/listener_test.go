@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"crypto/tls"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -83,6 +84,53 @@ func TestPlainHTTPAtTheListenerIsAnswered(t *testing.T) {
 	answer, _ := io.ReadAll(c)
 	if !strings.Contains(string(answer), "HTTP request to an HTTPS server") {
 		t.Errorf("answer %q", answer)
+	}
+}
+
+// helloOnly sends and hears nothing.
+type helloOnly struct{ net.Conn }
+
+func (helloOnly) Read([]byte) (int, error) { return 0, io.EOF }
+
+func TestShutdownEndsHandshakesOfTheListener(t *testing.T) {
+	s := newSite(t, &server.Config{})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	hello := make(chan struct{})
+	tl := s.srv.Listener(l, &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		close(hello)
+		pair, err := s.ca.Server([]string{"127.0.0.1"}, 0)
+		return &tls.Config{Certificates: []tls.Certificate{cert(t, pair, err)}}, nil
+	}})
+	web := &http.Server{Handler: s.srv, ReadHeaderTimeout: 10 * time.Second}
+	served := make(chan error, 1)
+	go func() { served <- web.Serve(tl) }()
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	wrote := make(chan struct{})
+	go func() {
+		defer close(wrote)
+		_ = tls.Client(helloOnly{c}, &tls.Config{InsecureSkipVerify: true}).Handshake() // it gets no further
+	}()
+	<-wrote
+	<-hello
+	if err := web.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+		t.Error(err)
+	}
+	if _, err := tl.Accept(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Accept after Close: %v", err)
+	}
+	_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
+	if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error("the connection is open")
 	}
 }
 
