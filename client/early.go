@@ -73,15 +73,15 @@ func (e *earlyConn) Write(p []byte) (int, error) {
 	c, err = e.open(p) // the handshake's goroutine is the only one that writes yet
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if err == nil && e.closed {
-		_ = c.Close()
-		err = net.ErrClosed
-	}
 	if err != nil {
 		e.err = err
 		return 0, err
 	}
 	e.conn = c
+	if e.closed { // meanwhile: Close had nothing to close
+		_ = c.Close()
+		return 0, net.ErrClosed
+	}
 	return len(p), nil
 }
 
@@ -94,12 +94,13 @@ func (e *earlyConn) failure() error {
 
 func (e *earlyConn) Close() error {
 	e.mu.Lock()
-	defer e.mu.Unlock()
 	e.closed = true
-	if e.conn == nil {
+	c := e.conn
+	e.mu.Unlock()
+	if c == nil {
 		return nil
 	}
-	return e.conn.Close()
+	return c.Close()
 }
 
 // Cork and Uncork are the carrier's.
@@ -138,7 +139,8 @@ func (e *earlyConn) SetWriteDeadline(t time.Time) error {
 	return e.deadline(t, net.Conn.SetWriteDeadline)
 }
 
-// deadline does nothing before there is a connection: open has a bound of its own.
+// deadline does nothing before there is a connection: open has a bound of its own,
+// and when that is over the handshake closes this.
 func (e *earlyConn) deadline(t time.Time, set func(net.Conn, time.Time) error) error {
 	c, err := e.now()
 	if errors.Is(err, errNotOpen) {

@@ -25,7 +25,8 @@ func (l *life) hand(ctx context.Context, m move) {
 }
 
 // tryWebSocket hands over the first session that it can make over a WebSocket,
-// and ends.
+// and ends. It sends nothing early: that may be what the network did not let
+// through, and nobody waits for this session.
 func (l *life) tryWebSocket(ctx context.Context) {
 	for {
 		timer := time.NewTimer(l.c.paths.retryIn(l.network))
@@ -37,7 +38,7 @@ func (l *life) tryWebSocket(ctx context.Context) {
 		}
 		cfg := l.c.config()
 		c := *cfg
-		c.Carrier = CarrierWebSocket
+		c.Carrier, c.EarlyHello = CarrierWebSocket, false
 		s, err := connect(ctx, &c, CarrierWebSocket, l.attempt)
 		if ctx.Err() != nil && err != nil {
 			return

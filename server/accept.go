@@ -22,9 +22,9 @@ const (
 )
 
 // serve makes of a carrier, whose first request was r, what the peer wants it to
-// be. It is called in a turn, which has ended when hooks and services are.
-func (s *Server) serve(conn net.Conn, r *http.Request, bound time.Duration) (ready bool) {
-	sess, peer, err := s.greet(conn, r, bound)
+// be. It is called in the handshake's turn, which has ended when hooks and services are.
+func (s *Server) serve(conn net.Conn, r *http.Request, turn *turn, bound time.Duration) (ready bool) {
+	sess, peer, err := s.greet(conn, r, turn, bound)
 	switch {
 	case err != nil:
 		s.refused(r.RemoteAddr, err)
@@ -37,17 +37,18 @@ func (s *Server) serve(conn net.Conn, r *http.Request, bound time.Duration) (rea
 
 // greet does the inner handshake: it returns a session or a peer of atls-http/1.
 // The turn ends with it, also when what decides panics.
-func (s *Server) greet(conn net.Conn, r *http.Request, bound time.Duration) (sess *Session, peer *httpPeer, err error) {
-	defer s.turns.Give()
+func (s *Server) greet(conn net.Conn, r *http.Request, turn *turn, bound time.Duration) (sess *Session, peer *httpPeer, err error) {
+	defer turn.Leave()
+	defer turn.Give()
 	ctx, cancel := context.WithTimeoutCause(s.ctx, bound, fmt.Errorf("not ready within %s", bound))
 	defer cancel()
-	in, err := s.acceptor.Accept(ctx, conn)
+	in, err := s.acceptor.Accept(ctx, conn, turn)
 	if err != nil {
 		return nil, nil, err
 	}
 	var guest *guest
 	in.Admit = func(cs tls.ConnectionState, hello *Hello) (device string, err error) {
-		defer s.turns.Aside()() // what decides may ask others
+		defer turn.Aside()() // what decides may ask others
 		markIntercepted(hello.Outer, r.TLS)
 		if len(*s.anchors.Load()) == 0 && hello.Outer != nil {
 			hello.Outer = hello.Outer.WithoutDER() // nothing will be chosen by it

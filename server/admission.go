@@ -14,6 +14,7 @@ const (
 	retrySpread  = 10 * time.Second
 	turnsPerCore = 2
 	underWay     = 64                     // handshakes for each core: what it does in a fifth of a second
+	inLine       = 4096                   // that wait for each core: more than it does while they have patience
 	standsStill  = 200 * time.Millisecond // a handshake that waits longer makes room for another
 )
 
@@ -72,27 +73,17 @@ func unavailable(w http.ResponseWriter) {
 var errLate = errors.New("no turn for the handshake in time")
 
 // queue waits for the first turn of a handshake, while the device waits too and
-// for a quarter of the time that it has. It returns false when there was none.
-func (s *Server) queue(ctx context.Context) bool {
+// for a quarter of the time that it has. It returns nil when there was none.
+func (s *Server) queue(ctx context.Context) *turn {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Limits.ReadyTimeout/4)
 	defer cancel()
-	if s.turns.Begin(ctx) {
-		return true
+	if turn := s.turns.Begin(ctx); turn != nil {
+		return turn
 	}
 	s.mu.Lock()
 	s.counts.LateTurns++
 	s.mu.Unlock()
-	return false
-}
-
-// inTurn does an outer handshake in a turn.
-func (s *Server) inTurn(ctx context.Context, handshake func() error) error {
-	if !s.queue(ctx) {
-		return errLate
-	}
-	defer s.turns.Leave()
-	defer s.turns.Give()
-	return handshake()
+	return nil
 }
 
 // pause is between two tries to accept, when there are too many connections.

@@ -4,10 +4,11 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
+	"runtime/debug"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/atls-ws/atls-ws/wsconn"
@@ -57,10 +58,15 @@ func (t *tlsListener) Close() error {
 }
 
 func (t *tlsListener) run() {
+	var said time.Time
 	for {
 		c, err := t.Listener.Accept()
 		if err != nil {
 			if temporary, ok := err.(interface{ Temporary() bool }); ok && temporary.Temporary() && t.ctx.Err() == nil { //nolint:errorlint // as net gives it
+				if time.Since(said) > time.Minute {
+					said = time.Now()
+					t.s.cfg.Logger.Warn("no connection can be accepted now", "err", err)
+				}
 				pause(t.ctx)
 				continue
 			}
@@ -74,22 +80,43 @@ func (t *tlsListener) run() {
 
 // handshake hands over a connection whose TLS is ready, or closes it.
 func (t *tlsListener) handshake(raw net.Conn) {
-	ctx, cancel := context.WithTimeout(t.ctx, 2*t.s.cfg.Limits.ReadyTimeout)
-	defer cancel()
-	c := tls.Server(&inTurns{Conn: raw, turns: t.s.turns}, t.outer)
-	err := t.s.inTurn(ctx, func() error { return c.HandshakeContext(ctx) })
+	c, err := t.secure(raw)
 	if err != nil {
 		t.s.cfg.Logger.Debug("outer handshake", "remote", raw.RemoteAddr(), "err", err)
 		sayHTTPS(raw, err)
 		_ = raw.Close()
 		return
 	}
-	c.NetConn().(*inTurns).over.Store(true)
 	select {
 	case t.ready <- c:
 	case <-t.ctx.Done():
 		_ = c.Close()
 	}
+}
+
+// secure does the handshake, in turns.
+func (t *tlsListener) secure(raw net.Conn) (c *tls.Conn, err error) {
+	defer func() { // as net/http does it: what chooses a certificate is a program's own
+		if p := recover(); p != nil {
+			t.s.cfg.Logger.Error("an outer handshake panicked", "remote", raw.RemoteAddr(), "panic", p, "stack", string(debug.Stack()))
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	ctx, cancel := context.WithTimeout(t.ctx, 2*t.s.cfg.Limits.ReadyTimeout)
+	defer cancel()
+	turn := t.s.queue(ctx)
+	if turn == nil {
+		return nil, errLate
+	}
+	defer turn.Leave()
+	defer turn.Give()
+	below := &inTurns{Conn: raw, turn: turn}
+	c = tls.Server(below, t.outer)
+	if err := c.HandshakeContext(ctx); err != nil {
+		return nil, err
+	}
+	below.turn = nil
+	return c, nil
 }
 
 // sayHTTPS answers a client that speaks HTTP where TLS is spoken, as net/http does.
@@ -108,23 +135,22 @@ func sayHTTPS(raw net.Conn, err error) {
 // inTurns is a connection below a handshake: no turn is held while it waits.
 type inTurns struct {
 	net.Conn
-	turns *turns
-	over  atomic.Bool
+	turn *turn // nil when the handshake is over
 }
 
 // NetConn is the connection below.
 func (c *inTurns) NetConn() net.Conn { return c.Conn }
 
 func (c *inTurns) Read(p []byte) (int, error) {
-	if !c.over.Load() {
-		defer c.turns.Aside()()
+	if c.turn != nil {
+		defer c.turn.Aside()()
 	}
 	return c.Conn.Read(p)
 }
 
 func (c *inTurns) Write(p []byte) (int, error) {
-	if !c.over.Load() {
-		defer c.turns.Aside()()
+	if c.turn != nil {
+		defer c.turn.Aside()()
 	}
 	return c.Conn.Write(p)
 }

@@ -97,12 +97,13 @@ func New(c *Config) (*Server, error) {
 		}
 		s.hosted = h
 	}
-	s.turns = newTurns(turnsPerCore*runtime.GOMAXPROCS(0), underWay*runtime.GOMAXPROCS(0))
+	cores := runtime.GOMAXPROCS(0)
+	s.turns = newTurns(turnsPerCore*cores, underWay*cores, inLine*cores)
 	s.acceptor, err = session.NewAcceptor(&session.Config{
 		TLS: s.cfg.TLS, Mux: s.cfg.Mux, Logger: s.cfg.Logger,
 		Streams: s.cfg.Limits.Streams, Unread: s.cfg.Limits.Unread, Keepalive: s.cfg.Limits.Keepalive, Queue: s.cfg.Queue,
 		HTTP: ServiceHTTP, Guests: c.Enrollment != nil && c.Enrollment.Token != nil,
-		Authorize: s.cfg.AuthorizeService, Turns: s.turns, SignalRate: s.cfg.Limits.SignalRate, Limited: s.limited,
+		Authorize: s.cfg.AuthorizeService, SignalRate: s.cfg.Limits.SignalRate, Limited: s.limited,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("server: %w", err)
@@ -140,24 +141,25 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer s.leave()
+	var turn *turn
 	if r.TLS != nil { // the outer handshake has begun it: see Listener
-		s.turns.Join()
-	} else if s.queue(r.Context()) {
-		s.turns.Give() // Accept waits for a client that it sends away
+		turn = s.turns.Join()
+	} else if turn = s.queue(r.Context()); turn != nil {
+		turn.Give() // Accept waits for a client that it sends away
 	} else {
 		if r.Context().Err() == nil {
 			unavailable(w)
 		}
 		return
 	}
-	defer s.turns.Leave()
+	defer turn.Leave()
 	conn, err := wsconn.Accept(w, r, &wsconn.AcceptOptions{Origins: s.cfg.Origins})
 	if err != nil {
 		s.refused(r.RemoteAddr, fmt.Errorf("carrier: %w", err))
 		return
 	}
-	s.turns.Take()
-	s.serve(conn, r, s.cfg.Limits.ReadyTimeout)
+	turn.Take()
+	s.serve(conn, r, turn, s.cfg.Limits.ReadyTimeout)
 }
 
 // servePost is ServeHTTP for a connection that POST requests make.
@@ -169,15 +171,15 @@ func (s *Server) servePost(conn *postconn.Conn, r *http.Request) {
 			_ = conn.Close()
 		}
 	}()
+	var turn *turn
 	if r.TLS != nil {
-		s.turns.Join()
-		s.turns.Take()
-	} else if !s.queue(s.ctx) {
+		turn = s.turns.Join()
+		turn.Take()
+	} else if turn = s.queue(s.ctx); turn == nil {
 		_ = conn.Close()
 		return
 	}
-	defer s.turns.Leave()
-	if s.serve(conn, r, postReady*s.cfg.Limits.ReadyTimeout) {
+	if s.serve(conn, r, turn, postReady*s.cfg.Limits.ReadyTimeout) {
 		conn.Established()
 	}
 }

@@ -17,29 +17,43 @@ type turns struct {
 	mu    sync.Mutex
 	free  int
 	room  int // for handshakes under way; below 0 when some joined beyond it
+	line  int // of fresh: who would be behind it does not get its turn in time
 	begun []chan struct{}
 	fresh []chan struct{}
 }
 
-// newTurns makes n turns for up to most handshakes under way.
-func newTurns(n, most int) *turns { return &turns{free: n, room: most} }
+// newTurns makes n turns for up to most handshakes under way, and for line new
+// ones that wait.
+func newTurns(n, most, line int) *turns { return &turns{free: n, room: most, line: line} }
 
-// Begin waits for the first turn of a handshake, until ctx ends: false. After true,
-// and after Join, the handshake is under way until Leave.
-func (t *turns) Begin(ctx context.Context) bool {
+// turn is the part of one handshake, which is under way until Leave.
+type turn struct {
+	of       *turns
+	patience time.Duration // for the network, what is left
+	left     bool
+}
+
+// Begin waits for the first turn of a handshake, until ctx ends: nil. There is
+// none either when too many wait already.
+func (t *turns) Begin(ctx context.Context) *turn {
+	h := &turn{of: t, patience: standsStill}
 	t.mu.Lock()
 	if t.free > 0 && t.room > 0 {
 		t.free--
 		t.room--
 		t.mu.Unlock()
-		return true
+		return h
+	}
+	if len(t.fresh) >= t.line {
+		t.mu.Unlock()
+		return nil
 	}
 	mine := make(chan struct{})
 	t.fresh = append(t.fresh, mine)
 	t.mu.Unlock()
 	select {
 	case <-mine:
-		return true
+		return h
 	case <-ctx.Done():
 	}
 	t.mu.Lock()
@@ -47,25 +61,32 @@ func (t *turns) Begin(ctx context.Context) bool {
 	for i, c := range t.fresh {
 		if c == mine {
 			t.fresh = append(t.fresh[:i], t.fresh[i+1:]...)
-			return false
+			return nil
 		}
 	}
 	t.room++
 	t.giveLocked() // it was ours in the same moment
-	return false
+	return nil
 }
 
-// Join is for a handshake that has begun elsewhere, or goes on.
-func (t *turns) Join() {
+// Join is for a handshake that has begun elsewhere, or goes on. It has no turn yet.
+func (t *turns) Join() *turn {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.room--
+	return &turn{of: t, patience: standsStill}
 }
 
-// Leave ends a handshake, or what is known of one that stands still.
-func (t *turns) Leave() {
+// Leave ends a handshake, or what is known of one that stands still. A second
+// Leave does nothing.
+func (h *turn) Leave() {
+	t := h.of
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if h.left {
+		return
+	}
+	h.left = true
 	t.room++
 	if t.free > 0 {
 		t.free--
@@ -74,22 +95,24 @@ func (t *turns) Leave() {
 }
 
 // Aside gives a turn back while its owner waits, for the network mostly, and
-// returns what takes another one. A handshake that waits for longer than standsStill
-// is not under way meanwhile: whoever says nothing must not keep devices out, and
-// a long line is no reason to begin fewer.
-func (t *turns) Aside() (back func()) {
-	t.Give()
-	still := time.AfterFunc(standsStill, t.Leave)
+// returns what takes another one. A handshake that has waited for longer than
+// standsStill, all in all, is not under way any more: whoever says nothing, or a
+// byte now and then, must not keep devices out, and a long line is no reason to
+// begin fewer.
+func (h *turn) Aside() (back func()) {
+	began := time.Now()
+	still := time.AfterFunc(h.patience, h.Leave)
+	h.Give()
 	return func() {
-		if !still.Stop() {
-			t.Join()
-		}
-		t.Take()
+		still.Stop()
+		h.patience = max(h.patience-time.Since(began), 0)
+		h.Take()
 	}
 }
 
 // Take waits for a further turn of a handshake that has begun.
-func (t *turns) Take() {
+func (h *turn) Take() {
+	t := h.of
 	t.mu.Lock()
 	if t.free > 0 {
 		t.free--
@@ -103,10 +126,10 @@ func (t *turns) Take() {
 }
 
 // Give ends a turn.
-func (t *turns) Give() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.giveLocked()
+func (h *turn) Give() {
+	h.of.mu.Lock()
+	defer h.of.mu.Unlock()
+	h.of.giveLocked()
 }
 
 func (t *turns) giveLocked() {

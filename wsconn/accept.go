@@ -82,8 +82,8 @@ func check(w http.ResponseWriter, r *http.Request, o *AcceptOptions) error {
 		w.Header().Set("Upgrade", "websocket")
 		return refuse(w, http.StatusUpgradeRequired, answer.UpgradeRequired, "this is an ATLS service; the Upgrade header did not arrive")
 	}
+	w.Header().Set("Connection", "close") // until a 101 says Upgrade: what follows is no request
 	if r.ContentLength != 0 || len(r.TransferEncoding) > 0 {
-		w.Header().Set("Connection", "close") // what follows is no request
 		return refuse(w, http.StatusBadRequest, "about:blank", "the upgrade request has a body")
 	}
 	for _, origin := range r.Header.Values("Origin") {

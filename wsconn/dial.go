@@ -43,7 +43,8 @@ type DialOptions struct {
 	// Early is a first message, of at most MaxMessage bytes, that is sent behind the
 	// upgrade request without waiting for the answer: a round trip less. RFC 6455, 4.1,
 	// wants the client to wait, and a box on the way may refuse or lose it, so it is
-	// for networks that are known. The Conn's first Write follows it.
+	// for networks that are known. The Conn's first Write follows it. The connection
+	// is a new one, and is closed when the upgrade is refused.
 	Early []byte
 }
 
@@ -54,11 +55,17 @@ func Dial(ctx context.Context, url string, o *DialOptions) (*Conn, error) {
 	if o == nil {
 		o = &DialOptions{}
 	}
+	if len(o.Early) > MaxMessage {
+		return nil, &UpgradeError{Op: op, Err: fmt.Errorf("an early message of %d bytes, at most %d", len(o.Early), MaxMessage)}
+	}
 	d := &dialer{transport: o.Transport, early: o.Early}
 	fail := func() {}
 	if d.transport == nil {
 		hop := outer.New(outer.Options{TLS: o.TLS, Proxy: o.Proxy, DialContext: o.DialContext})
 		d.transport, fail = hop.Transport, hop.Close
+	}
+	if d.early != nil {
+		d.transport = alone(d.transport)
 	}
 	ws, resp, err := websocket.Dial(ctx, url, &websocket.DialOptions{
 		HTTPClient:      &http.Client{Transport: d},
@@ -97,9 +104,11 @@ func (d *dialer) RoundTrip(r *http.Request) (*http.Response, error) {
 	var conn net.Conn
 	sent := make(chan error, 1)
 	r = r.WithContext(httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{
-		GotConn: func(info httptrace.GotConnInfo) {
-			conn = info.Conn
-			d.sendEarly(conn, sent)
+		GotConn: func(info httptrace.GotConnInfo) { conn = info.Conn },
+		WroteRequest: func(info httptrace.WroteRequestInfo) { // to a buffer, of which the end is not sent yet
+			if d.early != nil && info.Err == nil {
+				d.sendEarly(conn, sent)
+			}
 		},
 	}))
 	resp, err := d.transport.RoundTrip(r)
@@ -107,12 +116,12 @@ func (d *dialer) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	d.status = resp.StatusCode
-	if err := d.sentEarly(r.Context(), sent); err != nil && resp.StatusCode == http.StatusSwitchingProtocols {
-		_ = resp.Body.Close()
-		return nil, err
-	}
 	if resp.StatusCode != http.StatusSwitchingProtocols {
 		return nil, answer.Read(op, resp)
+	}
+	if err := d.sentEarly(r.Context(), sent); err != nil {
+		_ = resp.Body.Close()
+		return nil, err
 	}
 	if selected := resp.Header.Get("Sec-WebSocket-Protocol"); selected != Subprotocol {
 		_ = resp.Body.Close()

@@ -5,16 +5,22 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 
 	"github.com/atls-ws/atls-ws/internal/outer"
 )
 
-// sendEarly has the early message follow the request that is about to be written
-// to conn, in one write: it is shorter than net/http's buffer.
+// alone is a copy of a transport of which no connection serves a second request:
+// what follows an upgrade that is refused is taken for one.
+func alone(t *http.Transport) *http.Transport {
+	t = t.Clone()
+	t.MaxIdleConnsPerHost = -1 // unlike DisableKeepAlives it says nothing in the request
+	return t
+}
+
+// sendEarly has the early message follow the request, of which all, or the last
+// part, is about to be written to conn.
 func (d *dialer) sendEarly(conn net.Conn, sent chan<- error) {
-	if d.early == nil {
-		return
-	}
 	hop, ok := outer.Lowest(conn).(interface{ AfterWrite(fn func()) })
 	if !ok {
 		sent <- errors.New("a message cannot follow the request on a connection of another's")

@@ -21,6 +21,9 @@ type Batch struct {
 	buf    []byte
 	err    error
 	after  func()
+	closed bool
+
+	following sync.WaitGroup // what AfterWrite was given
 }
 
 // NewBatch makes a Batch of a connection, which it owns.
@@ -42,7 +45,7 @@ func (b *Batch) Uncork() error {
 }
 
 // AfterWrite has fn called, in a goroutine of its own, after the next write: for
-// what is to follow a request that net/http writes.
+// what is to follow a request that net/http writes. Close waits for it.
 func (b *Batch) AfterWrite(fn func()) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -73,17 +76,28 @@ func (b *Batch) Write(p []byte) (int, error) {
 		}
 	}
 	if !b.corked || len(p) > batchSize {
-		if b.after != nil {
-			defer func(fn func()) { go fn() }(b.after)
+		n, err := b.Conn.Write(p)
+		if b.after != nil && !b.closed {
+			b.following.Go(b.after)
 			b.after = nil
 		}
-		return b.Conn.Write(p)
+		return n, err
 	}
 	if b.buf == nil {
 		b.buf = batches.Get().(*[batchSize]byte)[:0]
 	}
 	b.buf = append(b.buf, p...)
 	return len(p), nil
+}
+
+// Close ends the connection, and waits for what follows a write.
+func (b *Batch) Close() error {
+	err := b.Conn.Close()
+	b.mu.Lock()
+	b.closed = true
+	b.mu.Unlock()
+	b.following.Wait()
+	return err
 }
 
 // BatchListener makes Batches of the connections that l accepts.

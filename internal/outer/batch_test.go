@@ -3,6 +3,7 @@ package outer
 import (
 	"bytes"
 	"errors"
+	"io"
 	"net"
 	"testing"
 )
@@ -70,4 +71,27 @@ func TestBatchTellsAnErrorLater(t *testing.T) {
 	if _, err := b.Write([]byte("y")); err == nil {
 		t.Error("a later write succeeds")
 	}
+}
+
+func TestCloseWaitsForWhatFollowsAWrite(t *testing.T) {
+	near, far := net.Pipe()
+	go func() { _, _ = io.Copy(io.Discard, far) }()
+	b := NewBatch(near)
+	following, ended := make(chan struct{}), false
+	b.AfterWrite(func() {
+		close(following)
+		_, _ = b.Read(make([]byte, 1)) // until the end
+		ended = true
+	})
+	if _, err := b.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	<-following
+	_ = b.Close()
+	if !ended {
+		t.Error("Close did not wait")
+	}
+	b.AfterWrite(func() { t.Error("called after Close") })
+	_, _ = b.Write([]byte("x"))
+	_ = far.Close()
 }

@@ -53,13 +53,14 @@ func (a *Acceptor) tls() *tls.Config {
 }
 
 // Accept does the server's inner handshake on conn, which it then owns: on an
-// error it is closed. ctx bounds it.
-func (a *Acceptor) Accept(ctx context.Context, conn net.Conn) (*Inner, error) {
+// error it is closed. ctx bounds it. turn is nil, or the handshake's, in which
+// Accept, and then Inner.Session, are called: they let go of it while they wait.
+func (a *Acceptor) Accept(ctx context.Context, conn net.Conn, turn Turn) (*Inner, error) {
 	t := a.tls()
 	in := &Inner{cfg: a.cfg, carrier: conn, limited: newLimitedConn(conn), Admit: a.cfg.Admit}
-	in.limited.turns, in.limited.server = a.cfg.Turns, true
+	in.limited.turn, in.limited.server = turn, true
 	in.conn = tls.Server(in.limited, t)
-	err := greet(ctx, conn, a.cfg.Turns, func() error {
+	err := greet(ctx, conn, turn, func() error {
 		if err := in.conn.HandshakeContext(ctx); err != nil {
 			return fmt.Errorf("inner handshake: %w", remoteAlert(err))
 		}

@@ -38,10 +38,6 @@ type Config struct {
 	SignalRate int
 	// Limited, if set, is called when a limit was in the way of the peer.
 	Limited func(Limit)
-	// Turns, if set, bounds how many handshakes of a server compute at once.
-	// Acceptor.Accept and Inner.Session are called in a turn, and let go of it
-	// while they wait.
-	Turns Turns
 }
 
 // Limit names a bound on what a peer can cause.

@@ -91,7 +91,7 @@ func Server(ctx context.Context, conn net.Conn, c *Config) (*Session, error) {
 		_ = conn.Close()
 		return nil, err
 	}
-	in, err := a.Accept(ctx, conn)
+	in, err := a.Accept(ctx, conn, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -119,7 +119,7 @@ func (in *Inner) IsHTTP() bool { return in.protocol() == proto.ALPNHTTP }
 // HTTP/1.1 requests. ctx bounds the admission.
 func (in *Inner) HTTP(ctx context.Context) (conn *tls.Conn, device string, err error) {
 	if in.Admit != nil {
-		err = greet(ctx, in.carrier, in.cfg.Turns, func() (err error) {
+		err = greet(ctx, in.carrier, in.limited.turn, func() (err error) {
 			device, err = in.Admit(in.conn.ConnectionState(), &Hello{})
 			return err
 		})
@@ -137,7 +137,7 @@ func (in *Inner) Session(ctx context.Context) (*Session, error) {
 	cfg, tc := in.cfg, in.conn
 	var hello Hello
 	ready := &proto.Ready{Session: newID(), Keepalive: cfg.Keepalive, Queue: cfg.Queue}
-	err := greet(ctx, in.carrier, in.cfg.Turns, func() error {
+	err := greet(ctx, in.carrier, in.limited.turn, func() error {
 		if p := in.protocol(); p != proto.ALPNMux {
 			return fmt.Errorf("client negotiated ALPN %q, want %q", p, proto.ALPNMux)
 		}
@@ -176,12 +176,12 @@ func (in *Inner) Session(ctx context.Context) (*Session, error) {
 }
 
 // greet runs f with ctx bounding its reads and writes, and closes conn when it
-// fails or panics. The error is ctx's, and its cause, when that is why. turns, which
-// may be nil, has one that is not held while conn closes: that may wait for the peer.
-func greet(ctx context.Context, conn net.Conn, turns Turns, f func() error) error {
+// fails or panics. The error is ctx's, and its cause, when that is why. turn, which
+// may be nil, is not held while conn closes: that may wait for the peer.
+func greet(ctx context.Context, conn net.Conn, turn Turn, f func() error) error {
 	end := func() {
-		if turns != nil {
-			defer turns.Aside()()
+		if turn != nil {
+			defer turn.Aside()()
 		}
 		_ = conn.Close()
 	}

@@ -91,11 +91,11 @@ func TestNoTurnIsHeldWhileARefusedPeerIsWaitedFor(t *testing.T) {
 	a, b := tcpPipe(t)
 	go func() { _, _ = a.Write(bytes.Repeat([]byte("garbage "), 100)) }()
 	turns := &turn{}
-	acceptor, err := NewAcceptor(&Config{TLS: testCerts().serverTLS(), Turns: turns})
+	acceptor, err := NewAcceptor(&Config{TLS: testCerts().serverTLS()})
 	check(err)
 	conn := &closing{Conn: b, turn: turns, held: make(chan int32, 8)}
 	turns.held.Add(1)
-	if _, err := acceptor.Accept(t.Context(), conn); err == nil {
+	if _, err := acceptor.Accept(t.Context(), conn, turns); err == nil {
 		t.Fatal("garbage is accepted")
 	}
 	if held := <-conn.held; held != 0 {

@@ -9,9 +9,9 @@ import (
 // maxBeforeReady bounds what a peer can send before the session is ready.
 const maxBeforeReady = 64 << 10
 
-// Turns are handed out to handshakes.
-type Turns interface {
-	// Aside gives the caller's turn back while it waits, and returns what waits for
+// Turn is the right of a handshake to compute.
+type Turn interface {
+	// Aside gives it back while the caller waits, and returns what waits for
 	// another one.
 	Aside() (back func())
 }
@@ -23,7 +23,7 @@ type limitedConn struct {
 	arrive arrival // Conn, if it can say what has arrived
 	poll   bool    // reads do not wait; set by who reads
 
-	turns  Turns         // before ready: not held while the network is waited for; may be nil
+	turn   Turn          // before ready: not held while the network is waited for; may be nil
 	wrote  time.Time     // before ready: when Conn was last written to, zero after an answer
 	waited time.Duration // since then, for a turn: an answer may have come meanwhile
 	rtt    time.Duration // the shortest time to an answer before ready, 0 not known
@@ -61,8 +61,8 @@ func (c *limitedConn) Read(p []byte) (int, error) {
 	if left == 0 {
 		return 0, ErrBeforeReady
 	}
-	if c.turns != nil {
-		defer c.takeTurn(c.turns.Aside())
+	if c.turn != nil {
+		defer c.takeTurn(c.turn.Aside())
 	}
 	n, err := c.Conn.Read(p[:min(int64(len(p)), left)])
 	c.left.CompareAndSwap(left, left-int64(n))
@@ -78,8 +78,8 @@ func (c *limitedConn) Write(p []byte) (int, error) {
 	if c.left.Load() < 0 {
 		return c.Conn.Write(p)
 	}
-	if c.turns != nil {
-		defer c.takeTurn(c.turns.Aside())
+	if c.turn != nil {
+		defer c.takeTurn(c.turn.Aside())
 	}
 	n, err := c.Conn.Write(p)
 	c.wrote, c.waited = time.Now(), 0

@@ -46,7 +46,7 @@ func TestAStalledHandshakeHoldsNoTurn(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			a, b := net.Pipe()
 			turns := new(heldTurns)
-			acceptor, err := NewAcceptor(&Config{TLS: testCerts().serverTLS(), Turns: turns})
+			acceptor, err := NewAcceptor(&Config{TLS: testCerts().serverTLS()})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -57,7 +57,7 @@ func TestAStalledHandshakeHoldsNoTurn(t *testing.T) {
 			wg.Go(func() {
 				defer ended.Store(true)
 				turns.Add(1)
-				in, err := acceptor.Accept(ctx, b)
+				in, err := acceptor.Accept(ctx, b, turns)
 				if err != nil {
 					return
 				}
@@ -101,7 +101,7 @@ func TestAGuestsTicketMakesNoSession(t *testing.T) {
 		defer cancel()
 		var wg sync.WaitGroup
 		wg.Go(func() {
-			in, err := acceptor.Accept(ctx, b)
+			in, err := acceptor.Accept(ctx, b, nil)
 			if served = err; err == nil {
 				_, _ = in.conn.Write([]byte("x"))
 				_ = in.conn.Close()

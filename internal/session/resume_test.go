@@ -60,7 +60,7 @@ func TestResumedSessionsAreDecidedOn(t *testing.T) {
 				var wg sync.WaitGroup
 				wg.Go(func() {
 					var in *Inner
-					if in, serr = acceptor.Accept(ctx, b); serr == nil {
+					if in, serr = acceptor.Accept(ctx, b, nil); serr == nil {
 						s, serr = in.Session(ctx)
 					}
 				})

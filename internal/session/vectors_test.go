@@ -156,7 +156,7 @@ func TestWorkedExampleIsWhatBothEndsDo(t *testing.T) {
 					acceptor, err := NewAcceptor(&Config{TLS: testCerts().serverTLS(), Mux: &mux, Admit: func(tls.ConnectionState, *Hello) (string, error) { return exampleReady.Device, nil }})
 					check(err)
 					var s *Session
-					if in, err := acceptor.Accept(ctx, b); err == nil {
+					if in, err := acceptor.Accept(ctx, b, nil); err == nil {
 						in.limited.rtt = 0 // on a busy machine the peer would seem far, and get fewer streams
 						s, _ = in.Session(ctx)
 					}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"net"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -40,10 +41,10 @@ func (c *farConn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// slowTurns has one wait for each turn.
-type slowTurns time.Duration
+// slowTurn has one wait for it each time.
+type slowTurn time.Duration
 
-func (s slowTurns) Aside() func() { return func() { time.Sleep(time.Duration(s)) } }
+func (s slowTurn) Aside() func() { return func() { time.Sleep(time.Duration(s)) } }
 
 // How long a peer takes decides on its windows, and Ready says what that leaves
 // of its streams. In a storm this end is what is slow, and not the peer.
@@ -62,20 +63,29 @@ func TestWindowsFollowTheRoundTrip(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			a, b := net.Pipe()
-			cfg := &Config{}
-			if tt.turn > 0 {
-				cfg.Turns = slowTurns(tt.turn)
-			}
 			device := testCerts().clientTLS()
 			device.ClientSessionCache = tls.NewLRUClientSessionCache(1) // a ticket is written before the hello is read
-			e := connect(t, newFarConn(t, newArrivingConn(a), tt.way), newFarConn(t, newArrivingConn(b), tt.way), &Config{TLS: device, Hello: func() (h Hello) {
+			acceptor, err := NewAcceptor(&Config{TLS: testCerts().serverTLS()})
+			check(err)
+			var s *Session
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				in, err := acceptor.Accept(t.Context(), newFarConn(t, newArrivingConn(b), tt.way), slowTurn(tt.turn))
+				check(err)
+				s, err = in.Session(t.Context())
+				check(err)
+			})
+			c, err := Client(t.Context(), newFarConn(t, newArrivingConn(a), tt.way), &Config{TLS: device, Hello: func() (h Hello) {
 				time.Sleep(time.Millisecond) // it arrives a little after the end of the handshake
 				return h
-			}}, cfg)
-			if w := e.server.window; w != tt.window {
+			}})
+			wg.Wait()
+			check(err)
+			defer func() { _ = c.Close(); _ = s.Close() }()
+			if w := s.window; w != tt.window {
 				t.Errorf("a way of %s, %s for a turn: a window of %d, want %d", tt.way, tt.turn, w, tt.window)
 			}
-			if n := e.client.Ready().Streams; n != tt.streams {
+			if n := c.Ready().Streams; n != tt.streams {
 				t.Errorf("a way of %s: ready says %d streams, want %d", tt.way, n, tt.streams)
 			}
 		})
