@@ -218,7 +218,7 @@ func TestDeadPeerIsNoticedAtRest(t *testing.T) {
 		_ = link.hold()
 		start := time.Now()
 		<-e.server.Done()
-		if d := time.Since(start); !errors.Is(e.server.Err(), ErrDead) || d < 50*time.Second || d > 110*time.Second {
+		if d := time.Since(start); !errors.Is(e.server.Err(), ErrDead) || d < 50*time.Second || d > 75*time.Second {
 			t.Errorf("server: %v after %s", e.server.Err(), d)
 		}
 	})
@@ -404,7 +404,7 @@ func TestASessionThatIsStuckAtRestEnds(t *testing.T) {
 		"dead": func(t *testing.T, s *Session) {
 			start := time.Now()
 			<-s.Done()
-			if d := time.Since(start); !errors.Is(s.Err(), ErrDead) || d > 110*time.Second {
+			if d := time.Since(start); !errors.Is(s.Err(), ErrDead) || d > 75*time.Second {
 				t.Errorf("%v after %s", s.Err(), d)
 			}
 		},

@@ -328,11 +328,12 @@ func (s *Session) beatIn() time.Duration {
 // streams is put to rest.
 func (s *Session) beat() {
 	silent := s.frames.silent()
-	if silent >= missedPings*s.cfg.Keepalive {
+	dead := missedPings*s.cfg.Keepalive - silent
+	if dead <= 0 {
 		s.fail(fmt.Errorf("%w: %s", ErrDead, silent.Round(time.Second)))
 		return
 	}
-	next := s.beatIn()
+	next := min(s.beatIn(), dead)
 	if wait, ping := s.tryRest(); wait > 0 {
 		next = min(next, wait)
 		if ping != 0 {
