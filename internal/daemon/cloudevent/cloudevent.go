@@ -76,6 +76,9 @@ func Parse(h http.Header, body []byte) (*Event, error) {
 }
 
 func parseBinary(h http.Header, contentType string, body []byte) (*Event, error) {
+	if !typeOfData(contentType) {
+		return nil, errors.New("Content-Type: want a media type")
+	}
 	e := &Event{ContentType: contentType, Data: body}
 	a := attributes{e: e, seen: map[string]bool{}}
 	for key, values := range h {
@@ -112,7 +115,7 @@ func parseJSON(body []byte) (*Event, error) {
 		case "data_base64":
 			encoded = m.value
 		case "datacontenttype":
-			if e.ContentType, err = text(m.value); err != nil || len(e.ContentType) > maxValue {
+			if e.ContentType, err = text(m.value); err != nil || !typeOfData(e.ContentType) {
 				return nil, errors.New("datacontenttype: want a media type")
 			}
 		default:
@@ -259,6 +262,12 @@ func (e *Event) MarshalJSON() ([]byte, error) {
 		return nil, err
 	}
 	return bytes.TrimSpace(b.Bytes()), nil
+}
+
+// typeOfData says whether s can go on as the media type of data, which is not
+// looked into: a header's bytes need not be text, and JSON's must.
+func typeOfData(s string) bool {
+	return len(s) <= maxValue && strings.IndexFunc(s, func(r rune) bool { return r < ' ' && r != '\t' || r > '~' }) < 0
 }
 
 // isJSON says whether data of that media type is JSON.

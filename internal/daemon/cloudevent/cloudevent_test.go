@@ -82,6 +82,8 @@ func TestParseRefuses(t *testing.T) {
 		{structured, event(`,"data_base64":7`), "data_base64", false},
 		{structured, event(`,"datacontenttype":"text/plain","data":7`), "want a string", false},
 		{structured, event(`,"datacontenttype":7`), "datacontenttype", false},
+		{structured, event(`,"datacontenttype":"té"`), "datacontenttype", false},
+		{header("ce-specversion", "1.0", "ce-id", "1", "ce-source", "s", "ce-type", "t", "Content-Type", "t\xd2"), "", "Content-Type", false},
 		{structured, event(`,"time":"noon"`), "time", false},
 		{structured, event(`,"Ext":"x"`), "lower-case", false},
 		{structured, event(`,"ext":{}`), "ext: want", false},
