@@ -30,10 +30,9 @@ func run(args []string, in io.Reader, out, errOut io.Writer) int {
 
 func newApp() *cli.App {
 	app := &cli.App{
-		Name:  "atls-ws",
-		Usage: "an end-to-end TLS session between a device and its service, through whatever is between them",
-		Description: "The quickest look:  atls-ws demo\n" +
-			"By hand:  atls-ws server --dev   and paste the commands that it prints.",
+		Name:                      "atls-ws",
+		Usage:                     "an end-to-end TLS session between a device and its service, through whatever is between them",
+		Description:               firstSteps,
 		HideVersion:               true,
 		EnableBashCompletion:      true,
 		DisableSliceFlagSeparator: true, // a command given to --on may contain a comma
