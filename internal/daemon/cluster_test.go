@@ -74,15 +74,10 @@ func (c *cluster) start(name string, prepare func(*config.Server)) *site {
 func (c *cluster) know(device, at string) {
 	c.t.Helper()
 	for name, s := range c.node {
-		for end := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		eventually(c.t, "node "+name+" hears that "+device+" is at "+at, func() bool {
 			d, err := s.admin.Device(c.t.Context(), device)
-			if err == nil && d.Connected && d.Session.Node == at {
-				break
-			}
-			if time.Now().After(end) {
-				c.t.Fatalf("node %s does not hear that %s is at %s: %+v, %v", name, device, at, d, err)
-			}
-		}
+			return err == nil && d.Connected && d.Session.Node == at
+		})
 	}
 }
 
@@ -114,15 +109,10 @@ func TestEveryNodeTellsOfAndDisconnectsADeviceOfAnother(t *testing.T) {
 	}
 	c.node["b"].log.match(t, `msg="device was disconnected" device=pump-7 by="node a" text="move along"`)
 	var said *admin.OutcomeError
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) { // until the entry has ended
+	eventually(t, "the device's entry has ended", func() bool {
 		_, err := c.node["a"].admin.Disconnect(t.Context(), "pump-7", "")
-		if errors.As(err, &said) && said.State == admin.NotConnected {
-			break
-		}
-		if time.Now().After(end) {
-			t.Fatal(err)
-		}
-	}
+		return errors.As(err, &said) && said.State == admin.NotConnected
+	})
 	if d := must[*admin.DeviceDetail](t)(ca.admin.Device(t.Context(), "pump-7")); d.Connected || d.Session != nil {
 		t.Errorf("%+v", d)
 	}

@@ -231,7 +231,7 @@ func (p *peers) devices(ctx context.Context, sees func(string) bool) []admin.Dev
 	defer cancel()
 	var mu sync.Mutex
 	var all []admin.Device
-	silent := map[string]bool{}
+	mute := map[string]bool{}
 	var asking sync.WaitGroup
 	for name, address := range p.d.fleet.Peers() {
 		asking.Go(func() {
@@ -240,7 +240,7 @@ func (p *peers) devices(ctx context.Context, sees func(string) bool) []admin.Dev
 			defer mu.Unlock()
 			if err != nil {
 				p.d.log.Warn("a node does not list its devices", "node", name, "err", err)
-				silent[name] = true
+				mute[name] = true
 			}
 			for _, d := range theirs {
 				if sees(d.Device) {
@@ -251,11 +251,11 @@ func (p *peers) devices(ctx context.Context, sees func(string) bool) []admin.Dev
 		})
 	}
 	asking.Wait()
-	if len(silent) > 0 {
+	if len(mute) > 0 {
 		known, cancel := context.WithTimeout(context.WithoutCancel(ctx), peerTimeout)
 		defer cancel()
 		_ = p.d.fleet.Elsewhere(known, func(at fleet.Place) { // else the list has what could be had
-			if silent[at.Node] && sees(at.Device) {
+			if mute[at.Node] && sees(at.Device) {
 				all = append(all, *placed(at))
 			}
 		})

@@ -36,7 +36,7 @@ type (
 const (
 	DefaultStreams   = 256
 	DefaultKeepalive = 25 * time.Second
-	missedPings      = 3                // intervals of silence after which the peer is dead
+	MissedPings      = 3                // intervals of silence after which the peer is dead
 	openTimeout      = 10 * time.Second // for the header of an inbound stream
 	byeWait          = time.Second      // for a peer that was told to go
 	acceptBacklog    = 32               // equal on both ends, yamux assumes it
@@ -96,7 +96,7 @@ func newSession(cfg *Config, conn *tls.Conn, below *limitedConn, isClient bool, 
 	}
 	s.mu.Lock()
 	s.keepalive = time.AfterFunc(time.Hour, s.beat)
-	s.beatAfterLocked(s.beatIn())
+	s.beatAfterLocked(BeatIn(s.cfg.Keepalive))
 	s.mu.Unlock()
 	s.rest()
 	return s
@@ -318,9 +318,10 @@ func muxError(err error) error {
 	return fmt.Errorf("%w: %w", ErrPeerGone, err)
 }
 
-func (s *Session) beatIn() time.Duration {
-	k := s.cfg.Keepalive
-	return k - k/5 + rand.N(2*k/5+1)
+// BeatIn is when to look after the peer next: a keepalive from now, give or take a
+// fifth, so that not all who came at once do it at once.
+func BeatIn(keepalive time.Duration) time.Duration {
+	return keepalive - keepalive/5 + rand.N(2*keepalive/5+1)
 }
 
 // beat pings a silent peer and gives up on one silent for too long. Reads
@@ -328,12 +329,12 @@ func (s *Session) beatIn() time.Duration {
 // streams is put to rest.
 func (s *Session) beat() {
 	silent := s.frames.silent()
-	dead := missedPings*s.cfg.Keepalive - silent
+	dead := MissedPings*s.cfg.Keepalive - silent
 	if dead <= 0 {
 		s.fail(fmt.Errorf("%w: %s", ErrDead, silent.Round(time.Second)))
 		return
 	}
-	next := min(s.beatIn(), dead)
+	next := min(BeatIn(s.cfg.Keepalive), dead)
 	if wait, ping := s.tryRest(); wait > 0 {
 		next = min(next, wait)
 		if ping != 0 {

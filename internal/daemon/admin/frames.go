@@ -7,11 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"os"
 	"sync"
 	"time"
+
+	"github.com/atls-ws/atls-ws/internal/session"
 )
 
 // A stream of FramesProtocol is bytes in frames, because the bytes of a socket
@@ -31,8 +32,7 @@ const (
 	framePing
 
 	frameHeader = 3
-	maxFrame    = 64 << 10 // with its header
-	missedPings = 3
+	maxFrame    = 64 << 10        // with its header
 	endWait     = 2 * time.Second // for the end of a stream that is closed to be sent
 )
 
@@ -71,13 +71,8 @@ func NewFrames(conn net.Conn, r *bufio.Reader, keepalive time.Duration) *Frames 
 	f := &Frames{Conn: conn, r: r, keepalive: keepalive}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.timer = time.AfterFunc(f.beatIn(), f.beat)
+	f.timer = time.AfterFunc(session.BeatIn(f.keepalive), f.beat)
 	return f
-}
-
-func (f *Frames) beatIn() time.Duration {
-	k := f.keepalive
-	return k - k/5 + rand.N(2*k/5+1)
 }
 
 // beat pings, and gives up on a peer that is waited for in vain. Who does not
@@ -88,16 +83,16 @@ func (f *Frames) beat() {
 		f.mu.Unlock()
 		return
 	}
-	next := f.beatIn()
+	next := session.BeatIn(f.keepalive)
 	if f.waiting {
 		silent := time.Since(f.heard)
-		if silent >= missedPings*f.keepalive {
+		if silent >= session.MissedPings*f.keepalive {
 			f.dead = fmt.Errorf("nothing was heard for %s", silent.Round(time.Second))
 			f.mu.Unlock()
 			f.cut()
 			return
 		}
-		next = min(next, missedPings*f.keepalive-silent)
+		next = min(next, session.MissedPings*f.keepalive-silent)
 	}
 	f.timer.Reset(next)
 	f.wg.Add(1)
