@@ -213,9 +213,10 @@ func (s *Server) adoptHTTP(p *httpPeer, remote string) bool {
 	} else if err != nil {
 		log.Info("stream refused", "service", ServiceHTTP, "err", err)
 		p.refuse(http.StatusForbidden, err)
-	} else if err := session.Offer(s.cfg.Mux, ServiceHTTP, p); err != nil {
-		log.Warn("service does not accept", "service", ServiceHTTP, "err", err)
-		_ = p.Close()
+	} else if err := session.Offer(s.ctx, s.cfg.Mux, ServiceHTTP, p); err != nil {
+		s.limited(session.LimitPlaces)
+		log.Info("stream refused", "service", ServiceHTTP, "err", err)
+		p.refuse(http.StatusServiceUnavailable, err)
 	}
 	s.passesHTTP(p) // as for a session
 	decided = true

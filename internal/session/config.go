@@ -47,6 +47,7 @@ type Limit string
 const (
 	LimitStreams Limit = "streams" // a stream was refused
 	LimitUnread  Limit = "unread"  // so it was because there is no room for its window
+	LimitPlaces  Limit = "places"  // so it was because its service accepts too slowly
 	LimitSignals Limit = "signals" // a signal had to wait
 )
 

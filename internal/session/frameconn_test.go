@@ -102,10 +102,7 @@ func (c *failingWrites) Write(p []byte) (int, error) {
 
 // An idle yamux would find out with its next write, at the next ping.
 func TestAFailedWriteEndsTheSession(t *testing.T) {
-	testCerts()
-	runtime.GC()
-	runtime.GC()
-	synctest.Test(t, func(t *testing.T) {
+	fakeTime(t, func(t *testing.T) {
 		a, b := net.Pipe()
 		broken := &failingWrites{Conn: a, fail: make(chan struct{})}
 		e := connect(t, broken, b, nil, nil)

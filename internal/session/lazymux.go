@@ -106,7 +106,7 @@ func (s *Session) yamuxConfig() *yamux.Config {
 		// a half-closed stream that is still in use. Dial and Stream.Close bound it.
 		StreamOpenTimeout:  0,
 		StreamCloseTimeout: 0,
-		Logger:             &yamuxLog{log: s.cfg.Logger},
+		Logger:             &yamuxLog{s: s},
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"runtime"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -101,17 +100,12 @@ func (a *arrivingConn) SetDeadline(t time.Time) error {
 // restBubble runs fn in fake time with a session both of whose ends can rest.
 func restBubble(t *testing.T, fn func(*testing.T, ends)) {
 	t.Helper()
-	testCerts()
-	runtime.GC()
-	runtime.GC()
-	synctest.Test(t, func(t *testing.T) {
+	fakeTime(t, func(t *testing.T) {
 		a, b := net.Pipe()
 		mux := new(Mux)
 		echo(t, mux, "echo")
 		fn(t, connect(t, newArrivingConn(a), newArrivingConn(b), nil, &Config{Mux: mux}))
 	})
-	runtime.GC()
-	runtime.GC()
 }
 
 func resting(s *Session) bool {
@@ -155,10 +149,7 @@ func TestIdleSessionHasNoMux(t *testing.T) {
 // One end that cannot rest keeps its yamux, whose stream ids go on while the
 // other end's begin anew.
 func TestOneEndRests(t *testing.T) {
-	testCerts()
-	runtime.GC()
-	runtime.GC()
-	synctest.Test(t, func(t *testing.T) {
+	fakeTime(t, func(t *testing.T) {
 		a, b := net.Pipe()
 		cm, sm := new(Mux), new(Mux)
 		echo(t, cm, "device")
@@ -186,8 +177,6 @@ func TestOneEndRests(t *testing.T) {
 			}
 		}
 	})
-	runtime.GC()
-	runtime.GC()
 }
 
 // A session at rest ends like any other: by Close, and by the peer's.
@@ -207,10 +196,7 @@ func TestEndOfASessionAtRest(t *testing.T) {
 
 // A dead peer is noticed by a session at rest too.
 func TestDeadPeerIsNoticedAtRest(t *testing.T) {
-	testCerts()
-	runtime.GC()
-	runtime.GC()
-	synctest.Test(t, func(t *testing.T) {
+	fakeTime(t, func(t *testing.T) {
 		a, b := net.Pipe()
 		link := newCountingConn(a)
 		e := connect(t, link, newArrivingConn(b), nil, nil)
@@ -222,8 +208,6 @@ func TestDeadPeerIsNoticedAtRest(t *testing.T) {
 			t.Errorf("server: %v after %s", e.server.Err(), d)
 		}
 	})
-	runtime.GC()
-	runtime.GC()
 }
 
 // Streams that are opened in the moment in which a session goes to rest are
@@ -419,10 +403,7 @@ func TestASessionThatIsStuckAtRestEnds(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			testCerts()
-			runtime.GC()
-			runtime.GC()
-			synctest.Test(t, func(t *testing.T) {
+			fakeTime(t, func(t *testing.T) {
 				a, b := net.Pipe()
 				link := newCountingConn(b)
 				e := connect(t, newArrivingConn(a), newArrivingConn(link), nil, nil)
@@ -444,8 +425,6 @@ func TestASessionThatIsStuckAtRestEnds(t *testing.T) {
 				}
 				end(t, e.server)
 			})
-			runtime.GC()
-			runtime.GC()
 		})
 	}
 }
@@ -473,10 +452,7 @@ func TestAGoAwayOutlivesTheMux(t *testing.T) {
 
 // What waits in yamux to be sent would be lost with it.
 func TestNoRestWhileSomethingWaitsToBeSent(t *testing.T) {
-	testCerts()
-	runtime.GC()
-	runtime.GC()
-	synctest.Test(t, func(t *testing.T) {
+	fakeTime(t, func(t *testing.T) {
 		a, b := net.Pipe()
 		link := newCountingConn(b)
 		mux := new(Mux)
@@ -506,6 +482,4 @@ func TestNoRestWhileSomethingWaitsToBeSent(t *testing.T) {
 			t.Error("does not rest")
 		}
 	})
-	runtime.GC()
-	runtime.GC()
 }

@@ -2,11 +2,11 @@ package session
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"sort"
 	"sync"
+	"time"
 
 	"github.com/atls-ws/atls-ws/internal/proto"
 )
@@ -50,7 +50,7 @@ func (m *Mux) OnSignal(name string, h SignalHandler) {
 // Mux, until the listener is closed. The conns it accepts belong to the caller
 // and are *Stream; those of a server's service http may also be peers that have
 // no session, only an inner connection of atls-http/1. At most 64 wait to be
-// accepted; more are refused.
+// accepted; who finds them all there is refused as busy after ten seconds.
 func (m *Mux) Listen(service string) (net.Listener, error) {
 	if err := proto.CheckName(service); err != nil {
 		return nil, fmt.Errorf("listen: service: %w", err)
@@ -63,7 +63,10 @@ func (m *Mux) Listen(service string) (net.Listener, error) {
 	if _, ok := m.services[service]; ok {
 		return nil, fmt.Errorf("listen: service %q is taken", service)
 	}
-	l := &listener{mux: m, name: service, conns: make(chan net.Conn, 64), done: make(chan struct{})}
+	l := &listener{
+		mux: m, name: service,
+		places: make(chan struct{}, waiting), conns: make(chan net.Conn, waiting), done: make(chan struct{}),
+	}
 	if m.services == nil {
 		m.services = map[string]*listener{}
 	}
@@ -71,14 +74,18 @@ func (m *Mux) Listen(service string) (net.Listener, error) {
 	return l, nil
 }
 
-// Offer hands conn to the listener of a service, which then owns it. It does
-// not wait: an error says that nobody listens or too many connections wait.
-func Offer(m *Mux, service string, conn net.Conn) error {
+// Offer hands conn to the listener of a service, which then owns it. It waits for
+// a place as a stream does, or until ctx ends. An error says that nobody listens or
+// too many wait.
+func Offer(ctx context.Context, m *Mux, service string, conn net.Conn) error {
 	l := m.listener(service)
 	if l == nil {
 		return fmt.Errorf("no service %s", service)
 	}
-	return l.offer(conn)
+	if err := l.place(ctx); err != nil {
+		return err
+	}
+	return l.put(conn)
 }
 
 // Services returns the names that are listened on, sorted.
@@ -108,38 +115,58 @@ func (m *Mux) listener(service string) *listener {
 	return m.services[service]
 }
 
-// listener is a service of a Mux as a net.Listener.
+const (
+	waiting  = 64               // connections to be accepted from one listener
+	maxPlace = 10 * time.Second // waited for a place among them
+)
+
+// listener is a service of a Mux as a net.Listener. All peers share its places:
+// who finds none waits, so that a peer that opens many streams at once delays
+// the others and costs them nothing else.
 type listener struct {
-	mux   *Mux
-	name  string
-	conns chan net.Conn
-	done  chan struct{}
-	once  sync.Once
-	mu    sync.Mutex // held while a conn is handed over, so that Close misses none
+	mux    *Mux
+	name   string
+	places chan struct{} // held by what is in conns, or about to be
+	conns  chan net.Conn
+	done   chan struct{}
+	once   sync.Once
+	mu     sync.Mutex // held while a conn is handed over, so that Close misses none
 }
 
-var errBusy = errors.New("too many connections wait to be accepted")
+// place waits for a place, which is for put or free.
+func (l *listener) place(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, maxPlace)
+	defer cancel()
+	select {
+	case l.places <- struct{}{}:
+		return nil
+	case <-l.done:
+		return net.ErrClosed
+	case <-ctx.Done():
+		return fmt.Errorf("%d connections wait to be accepted", waiting)
+	}
+}
 
-// offer hands conn over without waiting.
-func (l *listener) offer(conn net.Conn) error {
+func (l *listener) free() { <-l.places }
+
+// put hands over a conn that has a place. It does not wait.
+func (l *listener) put(conn net.Conn) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	select {
 	case <-l.done:
+		l.free()
 		return net.ErrClosed
 	default:
-	}
-	select {
-	case l.conns <- conn:
+		l.conns <- conn
 		return nil
-	default:
-		return errBusy
 	}
 }
 
 func (l *listener) Accept() (net.Conn, error) {
 	select {
 	case conn := <-l.conns:
+		l.free()
 		return conn, nil
 	case <-l.done:
 		return nil, net.ErrClosed
@@ -157,6 +184,7 @@ func (l *listener) Close() error {
 		for {
 			select {
 			case conn := <-l.conns:
+				l.free()
 				_ = conn.Close()
 			default:
 				return

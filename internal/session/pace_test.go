@@ -3,19 +3,14 @@ package session
 import (
 	"context"
 	"net"
-	"runtime"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 )
 
 // A device that sends more signals than it may is slowed, and loses none.
 func TestSignalsBeyondTheRateWait(t *testing.T) {
-	testCerts()
-	runtime.GC()
-	runtime.GC()
-	synctest.Test(t, func(t *testing.T) {
+	fakeTime(t, func(t *testing.T) {
 		var handled, waited atomic.Int32
 		mux := new(Mux)
 		mux.OnSignal("s", func(context.Context, Signal) (string, error) { handled.Add(1); return "", nil })
@@ -35,6 +30,4 @@ func TestSignalsBeyondTheRateWait(t *testing.T) {
 			t.Errorf("%d signals handled in %s, %d waited; want 40 in 3 s, 30 of them after a burst of 10", handled.Load(), took, waited.Load())
 		}
 	})
-	runtime.GC()
-	runtime.GC()
 }

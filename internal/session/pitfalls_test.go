@@ -301,17 +301,23 @@ func dialIn(t *testing.T, e ends) (net.Conn, error) {
 // bubble runs fn with a session in fake time.
 func bubble(t *testing.T, fn func(*testing.T, ends, *countingConn)) {
 	t.Helper()
-	testCerts() // outside: keys take real time
-	// yamux keeps timers in a pool; one made outside must not come in.
-	runtime.GC()
-	runtime.GC()
-	synctest.Test(t, func(t *testing.T) {
+	fakeTime(t, func(t *testing.T) {
 		a, b := net.Pipe()
 		link := newCountingConn(a)
 		mux := new(Mux)
 		echo(t, mux, "echo")
 		fn(t, connect(t, link, b, nil, &Config{Mux: mux}), link)
 	})
+}
+
+// fakeTime runs fn in a bubble.
+func fakeTime(t *testing.T, fn func(*testing.T)) {
+	t.Helper()
+	testCerts() // outside: keys take real time
+	// yamux keeps timers in a pool; one made outside must not come in.
+	runtime.GC()
+	runtime.GC()
+	synctest.Test(t, fn)
 	runtime.GC()
 	runtime.GC()
 }

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -358,13 +359,18 @@ func (s *Session) beatAfterLocked(d time.Duration) {
 // yamuxLog passes yamux's own log on at Debug level. The line of a hostile
 // peer's every frame would fill a log, so each session passes on 20.
 type yamuxLog struct {
-	log  *slog.Logger
+	s    *Session
 	sent atomic.Int32
 }
 
 func (l *yamuxLog) Printf(format string, v ...any) {
+	if strings.Contains(format, "backlog exceeded") { // nothing else tells
+		l.s.cfg.limited(LimitStreams)
+		l.s.logRefusal("", proto.Answer{Code: proto.Busy, Text: fmt.Sprintf("more than %d streams at once", acceptBacklog)})
+		return
+	}
 	if l.sent.Add(1) <= 20 {
-		l.log.Debug("yamux", "text", fmt.Sprintf(format, v...))
+		l.s.cfg.Logger.Debug("yamux", "text", fmt.Sprintf(format, v...))
 	}
 }
 func (l *yamuxLog) Print(v ...any)   { l.Printf("%s", fmt.Sprint(v...)) }

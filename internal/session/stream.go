@@ -337,14 +337,20 @@ func (s *Session) serve(ys *yamux.Stream, overCap bool) {
 		s.refuseStream(st, proto.Answer{Code: proto.NotFound, Text: "no service " + service})
 		return
 	}
+	if err := l.place(s.ctx); err != nil {
+		s.cfg.limited(LimitPlaces)
+		s.refuseStream(st, proto.Answer{Code: proto.Busy, Text: "service " + service + ": " + err.Error()})
+		return
+	}
+	_ = st.SetWriteDeadline(time.Now().Add(openTimeout))
 	if err := proto.WriteAnswer(st, proto.Answer{}); err != nil {
+		l.free()
 		_ = st.Close()
 		return
 	}
 	_ = st.SetDeadline(time.Time{})
-	if err := l.offer(st); err != nil {
-		s.log().Warn("service does not accept", "service", service, "err", err)
-		_ = st.Close()
+	if err := l.put(st); err != nil { // closed just now
+		st.Reset()
 	}
 }
 

@@ -110,8 +110,7 @@ func TestStreamsStayWithinTheBudget(t *testing.T) {
 
 // A stream for whose window there is no room is told from one too many.
 func TestStreamWithoutRoomIsCountedAsUnread(t *testing.T) {
-	testCerts()
-	synctest.Test(t, func(t *testing.T) {
+	fakeTime(t, func(t *testing.T) {
 		a, b := net.Pipe()
 		told := make(chan Limit, 100)
 		server := &Config{Unread: MinUnread, Limited: func(l Limit) { told <- l }}
