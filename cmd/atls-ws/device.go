@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 
 	"github.com/urfave/cli/v2"
@@ -61,6 +62,7 @@ func runDevice(c *cli.Context) error {
 		}
 		return checked(c.App.Writer)
 	}
+	oneCore()
 	log := cfg.Log.Logger(c.App.ErrWriter)
 	reload := make(chan os.Signal, 1)
 	signal.Notify(reload, syscall.SIGHUP)
@@ -72,6 +74,15 @@ func runDevice(c *cli.Context) error {
 		OnDisconnect: (&complaint{log: log, explain: func(err error) (string, string) { return words(explain(err, cfg)) }}).say,
 	})
 	return explain(err, cfg)
+}
+
+// oneCore keeps a device to one core unless GOMAXPROCS says otherwise: one session
+// needs less CPU and answers faster than on two that wake each other for every
+// message, and a core is faster than the lines of devices (docs/PERFORMANCE.md).
+func oneCore() {
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(1)
+	}
 }
 
 // sessionFlags say whom a device connects to and who it is, in every verb that
