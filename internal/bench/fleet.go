@@ -63,13 +63,14 @@ func (s *sentKeys) pool() (*x509.CertPool, error) {
 	return pool, nil
 }
 
-func startChild(o *options, k *keys, stack, scheme string) (*child, error) {
+func startChild(o *options, k *keys, stack, scheme string, env ...string) (*child, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
 	c := &child{cmd: exec.Command(self, "serve", "-heap", o.heap, "-cpuprofile", o.profile, stack, scheme)}
 	c.cmd.Stderr = os.Stderr
+	c.cmd.Env = append(os.Environ(), env...)
 	if c.in, err = c.cmd.StdinPipe(); err != nil {
 		return nil, err
 	}
