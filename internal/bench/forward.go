@@ -4,10 +4,12 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -43,6 +45,11 @@ func forward(o *options) error {
 		defer f.stop()
 		if err := errors.Join(os.Mkdir(f.dir, 0o700), f.start(targets)); err != nil {
 			return err
+		}
+		if o.profile != "" {
+			if err := f.profile(o, o.profile+"-"+filepath.Base(f.dir)); err != nil {
+				return err
+			}
 		}
 	}
 	plain := &relays{}
@@ -248,6 +255,37 @@ func (f *forwarded) start(targets map[string]string) error {
 	}
 	_, err = f.run(regexp.MustCompile(`msg="session (ready)"`), 1, args...)
 	return err
+}
+
+// profile writes the server's CPU profile of five seconds of bulk to a file.
+func (f *forwarded) profile(o *options, file string) error {
+	admin := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(f.dir, "admin.sock"))
+	}}}
+	read := make(chan error, 1)
+	go func() {
+		resp, err := admin.Get("http://admin/debug/pprof/profile?seconds=5")
+		if err != nil {
+			read <- err
+			return
+		}
+		b, err := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		read <- errors.Join(err, os.WriteFile(file, b, 0o600))
+	}()
+	unread := newReport(o).row("")
+	for {
+		for _, service := range []string{"sink", "source"} {
+			if err := forwardBulk(unread, "", f.out[service], service == "sink", o.mib<<20, nil); err != nil {
+				return err
+			}
+		}
+		select {
+		case err := <-read:
+			return err
+		default:
+		}
+	}
 }
 
 // run starts a process and waits until it says something.

@@ -43,7 +43,7 @@ func run(args []string) error {
 	fs.StringVar(&o.only, "only", "", "names of stacks or cases, comma-separated; empty: all")
 	fs.StringVar(&o.cases, "cases", "", "only those whose name has this in it")
 	fs.StringVar(&o.heap, "heap", "", "write heap profiles of the fleet's server, all allocations, to files that begin so")
-	fs.StringVar(&o.profile, "cpuprofile", "", "write a CPU profile of the run; of a fleet, the server's")
+	fs.StringVar(&o.profile, "cpuprofile", "", "write a CPU profile of the run; of a fleet, the server's; of forward, each server's, to files that begin so")
 	what, ok := map[string]func(*options) error{
 		"streams": streams, "fleet": fleet, "wan": wan, "storm": storm, "forward": forward, "serve": serveFleet, "relay": serveRelay,
 	}[args[0]]
@@ -56,7 +56,7 @@ func run(args []string) error {
 	o.args = fs.Args()
 	o.command = "go run ./internal/bench " + strings.Join(args, " ")
 	stop, err := func() {}, error(nil)
-	if args[0] != "fleet" {
+	if args[0] != "fleet" && args[0] != "forward" { // whose servers are other processes
 		stop, err = o.startProfile()
 	}
 	if err != nil {
