@@ -96,6 +96,14 @@ func (c *carrier) Uncork() {
 	}
 }
 
+// SetWriteBuffer is that of the connection, where the carrier is one.
+func (c *carrier) SetWriteBuffer(n int) error {
+	if ws, ok := c.Conn.(*wsconn.Conn); ok {
+		return ws.SetWriteBuffer(n)
+	}
+	return nil
+}
+
 func (c *carrier) Close() error {
 	err := c.Conn.Close()
 	if !c.closed.Swap(true) {

@@ -108,6 +108,15 @@ func (c *Conn) Cork() { c.tx.cork() }
 // being sent already.
 func (c *Conn) Uncork() { c.tx.uncork() }
 
+// SetWriteBuffer asks the kernel to hold about n bytes at most, or twice that, of
+// what was written and has not arrived, where the carrier is a TCP connection.
+func (c *Conn) SetWriteBuffer(n int) error {
+	if tcp, ok := c.tx.hard.(interface{ SetWriteBuffer(int) error }); ok {
+		return tcp.SetWriteBuffer(n)
+	}
+	return nil
+}
+
 // LocalAddr is the local address of the TCP connection below.
 func (c *Conn) LocalAddr() net.Addr { return c.local }
 

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+
+	"github.com/atls-ws/atls-ws/internal/outer"
 )
 
 // The other end is the library: what it sends in parts arrives, it reads what
@@ -343,5 +345,21 @@ func BenchmarkMask(b *testing.B) {
 	b.SetBytes(MaxMessage)
 	for b.Loop() {
 		mask(p, [4]byte{1, 2, 3, 4}, 0)
+	}
+}
+
+// lowest is a TCP connection, for who asks for its buffer.
+type lowest struct {
+	net.Conn
+	n int
+}
+
+func (b *lowest) SetWriteBuffer(n int) error { b.n = n; return nil }
+
+func TestWriteBufferIsThatOfTheLowestConnection(t *testing.T) {
+	tcp := &lowest{}
+	c := &Conn{tx: newSender(nothing{}, outer.NewBatch(tcp), false, true)}
+	if err := c.SetWriteBuffer(1000); err != nil || tcp.n != 1000 {
+		t.Errorf("%d, %v", tcp.n, err)
 	}
 }

@@ -29,6 +29,14 @@ type Batch struct {
 // NewBatch makes a Batch of a connection, which it owns.
 func NewBatch(c net.Conn) *Batch { return &Batch{Conn: c} }
 
+// SetWriteBuffer is that of a *net.TCPConn, if the connection is one.
+func (b *Batch) SetWriteBuffer(n int) error {
+	if c, ok := b.Conn.(interface{ SetWriteBuffer(int) error }); ok {
+		return c.SetWriteBuffer(n)
+	}
+	return nil
+}
+
 // Cork gathers what is written until Uncork.
 func (b *Batch) Cork() {
 	b.mu.Lock()

@@ -90,6 +90,9 @@ func newSession(cfg *Config, conn *tls.Conn, below *limitedConn, isClient bool, 
 		done: make(chan struct{}), window: cfg.windowFor(below.rtt),
 	}
 	s.ctx = context.WithValue(ctx, contextKey{}, s)
+	if tcp, ok := below.Conn.(interface{ SetWriteBuffer(int) error }); ok && below.rtt > 0 && below.rtt < nearBy {
+		_ = tcp.SetWriteBuffer(nearBuffer)
+	}
 	s.frames.mayPark = s.mayPark
 	s.mux.init(isClient)
 	if isClient {

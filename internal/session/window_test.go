@@ -13,8 +13,9 @@ import (
 // farConn is a connection on which what is written is long under way.
 type farConn struct {
 	net.Conn
-	way  time.Duration
-	sent chan parcel
+	way    time.Duration
+	sent   chan parcel
+	buffer int // that was asked for
 }
 
 type parcel struct {
@@ -23,7 +24,7 @@ type parcel struct {
 }
 
 func newFarConn(t *testing.T, c net.Conn, way time.Duration) *farConn {
-	f := &farConn{c, way, make(chan parcel, 1000)}
+	f := &farConn{Conn: c, way: way, sent: make(chan parcel, 1000)}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -35,6 +36,8 @@ func newFarConn(t *testing.T, c net.Conn, way time.Duration) *farConn {
 	t.Cleanup(func() { close(f.sent); <-done })
 	return f
 }
+
+func (c *farConn) SetWriteBuffer(n int) error { c.buffer = n; return nil }
 
 func (c *farConn) Write(p []byte) (int, error) {
 	c.sent <- parcel{time.Now().Add(c.way), bytes.Clone(p)}
@@ -63,6 +66,7 @@ func TestWindowsFollowTheRoundTrip(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			a, b := net.Pipe()
+			near, far := newFarConn(t, newArrivingConn(a), tt.way), newFarConn(t, newArrivingConn(b), tt.way)
 			device := testCerts().clientTLS()
 			device.ClientSessionCache = tls.NewLRUClientSessionCache(1) // a ticket is written before the hello is read
 			acceptor, err := NewAcceptor(&Config{TLS: testCerts().serverTLS()})
@@ -70,12 +74,12 @@ func TestWindowsFollowTheRoundTrip(t *testing.T) {
 			var s *Session
 			var wg sync.WaitGroup
 			wg.Go(func() {
-				in, err := acceptor.Accept(t.Context(), newFarConn(t, newArrivingConn(b), tt.way), slowTurn(tt.turn))
+				in, err := acceptor.Accept(t.Context(), far, slowTurn(tt.turn))
 				check(err)
 				s, err = in.Session(t.Context())
 				check(err)
 			})
-			c, err := Client(t.Context(), newFarConn(t, newArrivingConn(a), tt.way), &Config{TLS: device, Hello: func() (h Hello) {
+			c, err := Client(t.Context(), near, &Config{TLS: device, Hello: func() (h Hello) {
 				time.Sleep(time.Millisecond) // it arrives a little after the end of the handshake
 				return h
 			}})
@@ -84,6 +88,12 @@ func TestWindowsFollowTheRoundTrip(t *testing.T) {
 			defer func() { _ = c.Close(); _ = s.Close() }()
 			if w := s.window; w != tt.window {
 				t.Errorf("a way of %s, %s for a turn: a window of %d, want %d", tt.way, tt.turn, w, tt.window)
+			}
+			if set := far.buffer == nearBuffer; set != (tt.way == 0) {
+				t.Errorf("a way of %s: the server's buffer is %d", tt.way, far.buffer)
+			}
+			if set := near.buffer == nearBuffer; set != (tt.way+tt.turn == 0) {
+				t.Errorf("a way of %s, %s for a turn: the device's buffer is %d", tt.way, tt.turn, near.buffer)
 			}
 			if n := c.Ready().Streams; n != tt.streams {
 				t.Errorf("a way of %s: ready says %d streams, want %d", tt.way, n, tt.streams)
