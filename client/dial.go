@@ -134,8 +134,10 @@ func (d *dialer) dial(ctx context.Context, kind Carrier) (*Session, error) {
 
 // session makes the session on a carrier. outer tells the state of its outer TLS.
 func (d *dialer) session(ctx context.Context, conn net.Conn, kind Carrier, outer func() *tls.ConnectionState) (*Session, error) {
+	_, late := conn.(*earlyConn)
 	return session.Client(ctx, conn, &session.Config{
-		TLS: d.cfg.TLS, Mux: d.cfg.Mux, Logger: d.cfg.Logger, Applied: d.cfg.Applied, Streams: d.cfg.Streams, Unread: d.cfg.Unread,
+		OpensLate: late,
+		TLS:       d.cfg.TLS, Mux: d.cfg.Mux, Logger: d.cfg.Logger, Applied: d.cfg.Applied, Streams: d.cfg.Streams, Unread: d.cfg.Unread,
 		Hello: func() session.Hello {
 			return session.Hello{
 				Software: d.cfg.Software, Carrier: string(kind), Attempt: d.attempt,

@@ -117,6 +117,15 @@ func (e *earlyConn) Uncork() {
 	}
 }
 
+// SetWriteBuffer is the carrier's.
+func (e *earlyConn) SetWriteBuffer(n int) error {
+	c, err := e.now()
+	if err != nil {
+		return err
+	}
+	return c.SetWriteBuffer(n)
+}
+
 func (e *earlyConn) LocalAddr() net.Addr {
 	if c, err := e.now(); err == nil {
 		return c.LocalAddr()

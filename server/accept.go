@@ -213,8 +213,10 @@ func (s *Server) adoptHTTP(p *httpPeer, remote string) bool {
 	} else if err != nil {
 		log.Info("stream refused", "service", ServiceHTTP, "err", err)
 		p.refuse(http.StatusForbidden, err)
-	} else if err := session.Offer(s.ctx, s.cfg.Mux, ServiceHTTP, p); err != nil {
-		s.limited(session.LimitPlaces)
+	} else if err := session.Offer(s.cfg.Mux, ServiceHTTP, p.device, p); err != nil {
+		if errors.Is(err, session.ErrWaiting) {
+			s.limited(session.LimitWaiting)
+		}
 		log.Info("stream refused", "service", ServiceHTTP, "err", err)
 		p.refuse(http.StatusServiceUnavailable, err)
 	}

@@ -11,9 +11,10 @@ type Stats struct {
 	// Requests that were answered 503, by the limit that was reached.
 	FullHalfOpen, FullSessions uint64
 	// FullStreams and FullUnread are streams that were refused, SlowedSignals those
-	// that had to wait, because the device was at its limit. FullPlaces are
-	// connections that their service did not accept in time.
-	FullStreams, FullUnread, FullPlaces, SlowedSignals uint64
+	// that had to wait, because the device was at its limit. FullWaiting
+	// are connections that were refused because their service does not accept
+	// those before them.
+	FullStreams, FullUnread, FullWaiting, SlowedSignals uint64
 	// LateTurns are connections for whose handshake there was no turn in time.
 	LateTurns uint64
 	// Draining are those that were answered 503 since Shutdown.
@@ -40,8 +41,8 @@ func (s *Server) limited(l session.Limit) {
 		s.counts.FullStreams++
 	case session.LimitUnread:
 		s.counts.FullUnread++
-	case session.LimitPlaces:
-		s.counts.FullPlaces++
+	case session.LimitWaiting:
+		s.counts.FullWaiting++
 	case session.LimitSignals:
 		s.counts.SlowedSignals++
 	}

@@ -271,6 +271,9 @@ func (f *forwarded) profile(o *options, file string) error {
 		}
 		b, err := io.ReadAll(resp.Body)
 		_ = resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			err = fmt.Errorf("profile: %s", resp.Status)
+		}
 		read <- errors.Join(err, os.WriteFile(file, b, 0o600))
 	}()
 	unread := newReport(o).row("")

@@ -236,7 +236,7 @@ func (n *numbers) Collect(out chan<- prometheus.Metric) {
 	count(descFull, st.FullSessions, "sessions")
 	count(descFull, st.FullStreams, "streams")
 	count(descFull, st.FullUnread, "unread")
-	count(descFull, st.FullPlaces, "places")
+	count(descFull, st.FullWaiting, "waiting")
 	count(descFull, st.SlowedSignals, "signals")
 	count(descFull, st.LateTurns, "handshakes")
 	count(descFull, dials.Full, "dials")

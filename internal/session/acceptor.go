@@ -58,7 +58,7 @@ func (a *Acceptor) tls() *tls.Config {
 func (a *Acceptor) Accept(ctx context.Context, conn net.Conn, turn Turn) (*Inner, error) {
 	t := a.tls()
 	in := &Inner{cfg: a.cfg, carrier: conn, limited: newLimitedConn(conn), Admit: a.cfg.Admit}
-	in.limited.turn, in.limited.server = turn, true
+	in.limited.turn = turn
 	in.conn = tls.Server(in.limited, t)
 	err := greet(ctx, conn, turn, func() error {
 		if err := in.conn.HandshakeContext(ctx); err != nil {

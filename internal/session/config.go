@@ -33,6 +33,9 @@ type Config struct {
 	// *RefusedError goes to the peer as it is, any other error as not allowed
 	// with its text.
 	Authorize func(ctx context.Context, device, service string) error
+	// OpensLate says that a client's carrier opens with the first write to it, so
+	// that the first answer says nothing of the way.
+	OpensLate bool
 	// SignalRate is how many signals a second are taken from the peer, in a burst
 	// up to so many at once; more wait in its stream's window. 0: no limit.
 	SignalRate int
@@ -47,7 +50,7 @@ type Limit string
 const (
 	LimitStreams Limit = "streams" // a stream was refused
 	LimitUnread  Limit = "unread"  // so it was because there is no room for its window
-	LimitPlaces  Limit = "places"  // so it was because its service accepts too slowly
+	LimitWaiting Limit = "waiting" // so it was because its service does not accept those before it
 	LimitSignals Limit = "signals" // a signal had to wait
 )
 

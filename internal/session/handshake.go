@@ -51,6 +51,7 @@ func Client(ctx context.Context, conn net.Conn, c *Config) (*Session, error) {
 				hello.Applied = &p
 			}
 		}
+		asked := time.Now()
 		err := proto.WriteJSON(tc, &hello)
 		if errors.Is(err, proto.ErrTooLarge) && hello.Outer != nil {
 			hello.Outer = hello.Outer.WithoutDER() // the server can do without
@@ -70,6 +71,10 @@ func Client(ctx context.Context, conn net.Conn, c *Config) (*Session, error) {
 			return errors.New("waiting for ready: the server sent neither ready nor a refusal")
 		}
 		ready = g.Ready
+		// Either may hold what the server took beside the way, for a turn or to decide.
+		if took := max(time.Since(asked), 1); c.OpensLate || limited.rtt == 0 || took < limited.rtt {
+			limited.rtt = took
+		}
 		return nil
 	})
 	if err != nil {

@@ -26,8 +26,7 @@ type limitedConn struct {
 	turn   Turn          // before ready: not held while the network is waited for; may be nil
 	wrote  time.Time     // before ready: when Conn was last written to, zero after an answer
 	waited time.Duration // since then, for a turn: an answer may have come meanwhile
-	rtt    time.Duration // the shortest time to an answer before ready, 0 not known
-	server bool          // only the first answer counts: Hello does not wait for the tickets that are written before it
+	rtt    time.Duration // the time to the first answer: later ones may not have waited for what was written, 0 not known
 }
 
 // arrival is a carrier that can be read without waiting.
@@ -66,7 +65,7 @@ func (c *limitedConn) Read(p []byte) (int, error) {
 	}
 	n, err := c.Conn.Read(p[:min(int64(len(p)), left)])
 	c.left.CompareAndSwap(left, left-int64(n))
-	if took := max(time.Since(c.wrote)-c.waited, 1); !c.wrote.IsZero() && (c.rtt == 0 || took < c.rtt && !c.server) {
+	if took := max(time.Since(c.wrote)-c.waited, 1); !c.wrote.IsZero() && c.rtt == 0 {
 		c.rtt = took
 	}
 	c.wrote = time.Time{}

@@ -2,11 +2,11 @@ package session
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"sort"
 	"sync"
-	"time"
 
 	"github.com/atls-ws/atls-ws/internal/proto"
 )
@@ -49,8 +49,8 @@ func (m *Mux) OnSignal(name string, h SignalHandler) {
 // Listen makes the service reachable for the other end of every session of this
 // Mux, until the listener is closed. The conns it accepts belong to the caller
 // and are *Stream; those of a server's service http may also be peers that have
-// no session, only an inner connection of atls-http/1. At most 64 wait to be
-// accepted; who finds them all there is refused as busy after ten seconds.
+// no session, only an inner connection of atls-http/1. At most 64 of one peer and
+// 1,024 in all wait to be accepted; more are refused.
 func (m *Mux) Listen(service string) (net.Listener, error) {
 	if err := proto.CheckName(service); err != nil {
 		return nil, fmt.Errorf("listen: service: %w", err)
@@ -63,10 +63,8 @@ func (m *Mux) Listen(service string) (net.Listener, error) {
 	if _, ok := m.services[service]; ok {
 		return nil, fmt.Errorf("listen: service %q is taken", service)
 	}
-	l := &listener{
-		mux: m, name: service,
-		places: make(chan struct{}, waiting), conns: make(chan net.Conn, waiting), done: make(chan struct{}),
-	}
+	l := &listener{mux: m, name: service, waits: map[any]int{}}
+	l.some.L = &l.mu
 	if m.services == nil {
 		m.services = map[string]*listener{}
 	}
@@ -74,18 +72,17 @@ func (m *Mux) Listen(service string) (net.Listener, error) {
 	return l, nil
 }
 
-// Offer hands conn to the listener of a service, which then owns it. It waits for
-// a place as a stream does, or until ctx ends. An error says that nobody listens or
-// too many wait.
-func Offer(ctx context.Context, m *Mux, service string, conn net.Conn) error {
+// Offer hands a peer's conn to the listener of a service, which then owns it. It
+// does not wait: an error says that nobody listens or too many connections wait.
+func Offer(m *Mux, service, peer string, conn net.Conn) error {
 	l := m.listener(service)
 	if l == nil {
 		return fmt.Errorf("no service %s", service)
 	}
-	if err := l.place(ctx); err != nil {
+	if err := l.reserve(peer); err != nil {
 		return err
 	}
-	return l.put(conn)
+	return l.put(peer, conn)
 }
 
 // Services returns the names that are listened on, sorted.
@@ -116,81 +113,110 @@ func (m *Mux) listener(service string) *listener {
 }
 
 const (
-	waiting  = 64               // connections to be accepted from one listener
-	maxPlace = 10 * time.Second // waited for a place among them
+	waitOfPeer = 64   // connections of one peer wait to be accepted from a listener,
+	waitOfAll  = 1024 // and of all peers; those of peers that have gone wait, too
 )
 
-// listener is a service of a Mux as a net.Listener. All peers share its places:
-// who finds none waits, so that a peer that opens many streams at once delays
-// the others and costs them nothing else.
+// ErrWaiting says that a service does not accept what is there already.
+var ErrWaiting = errors.New("too many connections wait to be accepted")
+
+// listener is a service of a Mux as a net.Listener. Each peer has places of its
+// own: one that opens many streams at once costs the others nothing.
 type listener struct {
-	mux    *Mux
-	name   string
-	places chan struct{} // held by what is in conns, or about to be
-	conns  chan net.Conn
-	done   chan struct{}
-	once   sync.Once
-	mu     sync.Mutex // held while a conn is handed over, so that Close misses none
+	mux  *Mux
+	name string
+
+	mu     sync.Mutex
+	some   sync.Cond // conns has some, or closed
+	closed bool
+	conns  []waitingConn
+	waits  map[any]int // of each peer, in conns or about to be
+	all    int
 }
 
-// place waits for a place, which is for put or free.
-func (l *listener) place(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, maxPlace)
-	defer cancel()
-	select {
-	case l.places <- struct{}{}:
-		return nil
-	case <-l.done:
-		return net.ErrClosed
-	case <-ctx.Done():
-		return fmt.Errorf("%d connections wait to be accepted", waiting)
-	}
+type waitingConn struct {
+	net.Conn
+	peer any // whose place it has
 }
 
-func (l *listener) free() { <-l.places }
-
-// put hands over a conn that has a place. It does not wait.
-func (l *listener) put(conn net.Conn) error {
+// reserve takes a place for a connection of a peer, which is for put or free.
+func (l *listener) reserve(peer any) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	select {
-	case <-l.done:
-		l.free()
+	switch {
+	case l.closed:
 		return net.ErrClosed
-	default:
-		l.conns <- conn
-		return nil
+	case l.waits[peer] >= waitOfPeer || l.all >= waitOfAll:
+		return fmt.Errorf("%w: %d of this peer, %d in all", ErrWaiting, l.waits[peer], l.all)
 	}
+	l.waits[peer]++
+	l.all++
+	return nil
+}
+
+func (l *listener) free(peer any) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.freeLocked(peer)
+}
+
+func (l *listener) freeLocked(peer any) {
+	l.all--
+	if l.waits[peer]--; l.waits[peer] == 0 {
+		delete(l.waits, peer)
+	}
+}
+
+// put hands over a conn for which there is a place. It does not wait.
+func (l *listener) put(peer any, conn net.Conn) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		l.freeLocked(peer)
+		return net.ErrClosed
+	}
+	l.conns = append(l.conns, waitingConn{conn, peer})
+	l.some.Signal()
+	return nil
 }
 
 func (l *listener) Accept() (net.Conn, error) {
-	select {
-	case conn := <-l.conns:
-		l.free()
-		return conn, nil
-	case <-l.done:
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for len(l.conns) == 0 && !l.closed {
+		l.some.Wait()
+	}
+	if l.closed {
 		return nil, net.ErrClosed
 	}
+	w := l.conns[0]
+	l.conns[0] = waitingConn{}
+	if l.conns = l.conns[1:]; len(l.conns) == 0 {
+		l.conns = nil // with what was before it
+	}
+	l.freeLocked(w.peer)
+	return w.Conn, nil
 }
 
+// Close ends what waits as a failure: its peer has been told that it is open.
 func (l *listener) Close() error {
-	l.once.Do(func() {
-		l.mux.mu.Lock()
-		delete(l.mux.services, l.name)
-		l.mux.mu.Unlock()
-		l.mu.Lock()
-		close(l.done)
-		l.mu.Unlock()
-		for {
-			select {
-			case conn := <-l.conns:
-				l.free()
-				_ = conn.Close()
-			default:
-				return
-			}
+	l.mu.Lock()
+	conns, closed := l.conns, l.closed
+	l.conns, l.closed = nil, true
+	l.some.Broadcast()
+	l.mu.Unlock()
+	if closed {
+		return nil
+	}
+	l.mux.mu.Lock()
+	delete(l.mux.services, l.name)
+	l.mux.mu.Unlock()
+	for _, w := range conns {
+		if r, ok := w.Conn.(interface{ Reset() }); ok {
+			r.Reset()
 		}
-	})
+		_ = w.Close()
+	}
 	return nil
 }
 

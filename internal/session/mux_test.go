@@ -2,52 +2,88 @@ package session
 
 import (
 	"errors"
+	"io"
 	"net"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/atls-ws/atls-ws/internal/proto"
 )
 
-// A peer that opens more streams than a service accepts delays the others; only
-// when nobody accepts for ten seconds are they refused.
-func TestStreamsWaitForAPlace(t *testing.T) {
-	fakeTime(t, func(t *testing.T) {
+// A peer that opens more streams than a service accepts is refused, and nobody else.
+func TestStreamsWaitToBeAccepted(t *testing.T) {
+	mux := new(Mux)
+	ln, err := mux.Listen("slow")
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := make(chan Limit, 100)
+	flooder, other := ends{}, ends{}
+	for _, e := range []*ends{&flooder, &other} {
 		a, b := net.Pipe()
-		mux := new(Mux)
-		ln, err := mux.Listen("slow")
+		*e = connect(t, a, b, nil, &Config{Mux: mux, Limited: func(l Limit) { told <- l }})
+	}
+	for range waitOfPeer {
+		c, err := flooder.client.Dial(t.Context(), "slow")
 		if err != nil {
 			t.Fatal(err)
 		}
-		told := make(chan Limit, 100)
-		e := connect(t, newArrivingConn(a), newArrivingConn(b), &Config{}, &Config{Mux: mux, Limited: func(l Limit) { told <- l }})
-		for range waiting {
-			c, err := e.client.Dial(t.Context(), "slow")
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer func() { _ = c.Close() }()
+		defer func() { _ = c.Close() }()
+	}
+	if _, err := flooder.client.Dial(t.Context(), "slow"); !refusedAs(err, proto.Busy, "64 of this peer") {
+		t.Errorf("one too many: %v", err)
+	}
+	if len(told) != 1 || <-told != LimitWaiting {
+		t.Error("the limit was not told")
+	}
+	last, err := other.client.Dial(t.Context(), "slow")
+	if err != nil {
+		t.Fatalf("another peer: %v", err)
+	}
+	if _, err := ln.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	c, err := flooder.client.Dial(t.Context(), "slow")
+	if err != nil {
+		t.Fatalf("one was accepted: %v", err)
+	}
+	_ = ln.Close()
+	if _, err := last.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) {
+		t.Errorf("what was never accepted ended in order: %v", err)
+	}
+	_ = c.Close()
+	if _, err := other.client.Dial(t.Context(), "slow"); !refusedAs(err, proto.NotFound, "slow") {
+		t.Errorf("closed: %v", err)
+	}
+}
+
+// All that wait are bounded, whoever they are of.
+func TestConnectionsOfAllPeersAreBounded(t *testing.T) {
+	mux := new(Mux)
+	ln, err := mux.Listen("http")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, b := net.Pipe()
+	defer func() { _, _ = a.Close(), b.Close() }()
+	for i := range waitOfAll {
+		if err := Offer(mux, "http", strconv.Itoa(i), a); err != nil {
+			t.Fatal(err)
 		}
-		if _, err := e.client.Dial(t.Context(), "slow"); !refusedAs(err, proto.Busy, "64 connections wait") {
-			t.Errorf("nobody accepts: %v", err)
+	}
+	if err := Offer(mux, "http", "last", a); !errors.Is(err, ErrWaiting) {
+		t.Errorf("one too many: %v", err)
+	}
+	for range waitOfAll {
+		if c, err := ln.Accept(); err != nil || c != a {
+			t.Fatal(c, err)
 		}
-		if len(told) != 1 || <-told != LimitPlaces {
-			t.Error("the limit was not told")
-		}
-		time.AfterFunc(maxPlace/2, func() { _, _ = ln.Accept() })
-		c, err := e.client.Dial(t.Context(), "slow")
-		if err != nil {
-			t.Errorf("one was accepted while it waited: %v", err)
-		} else {
-			_ = c.Close()
-		}
-		time.AfterFunc(maxPlace/2, func() { _ = ln.Close() })
-		if _, err := e.client.Dial(t.Context(), "slow"); !refusedAs(err, proto.Busy, "slow") {
-			t.Errorf("closed while it waited: %v", err)
-		}
-	})
+	}
+	if l := ln.(*listener); l.all != 0 || len(l.waits) != 0 || len(l.conns) != 0 {
+		t.Errorf("left: %d places of %d peers, %d connections", l.all, len(l.waits), len(l.conns))
+	}
 }
 
 // What yamux resets by itself, before anything of ours sees it, is counted too.

@@ -362,14 +362,18 @@ func (s *Session) beatAfterLocked(d time.Duration) {
 // yamuxLog passes yamux's own log on at Debug level. The line of a hostile
 // peer's every frame would fill a log, so each session passes on 20.
 type yamuxLog struct {
-	s    *Session
-	sent atomic.Int32
+	s            *Session
+	sent, beyond atomic.Int32
 }
 
 func (l *yamuxLog) Printf(format string, v ...any) {
 	if strings.Contains(format, "backlog exceeded") { // nothing else tells
 		l.s.cfg.limited(LimitStreams)
-		l.s.logRefusal("", proto.Answer{Code: proto.Busy, Text: fmt.Sprintf("more than %d streams at once", acceptBacklog)})
+		if l.beyond.Add(1) <= refusalsLogged {
+			l.s.spawn(func() { // yamux holds a lock
+				l.s.logRefusal("", proto.Answer{Code: proto.Busy, Text: fmt.Sprintf("more than %d streams at once", acceptBacklog)})
+			})
+		}
 		return
 	}
 	if l.sent.Add(1) <= 20 {

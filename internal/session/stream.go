@@ -337,19 +337,21 @@ func (s *Session) serve(ys *yamux.Stream, overCap bool) {
 		s.refuseStream(st, proto.Answer{Code: proto.NotFound, Text: "no service " + service})
 		return
 	}
-	if err := l.place(s.ctx); err != nil {
-		s.cfg.limited(LimitPlaces)
+	if err := l.reserve(s); errors.Is(err, net.ErrClosed) {
+		s.refuseStream(st, proto.Answer{Code: proto.NotFound, Text: "no service " + service})
+		return
+	} else if err != nil {
+		s.cfg.limited(LimitWaiting)
 		s.refuseStream(st, proto.Answer{Code: proto.Busy, Text: "service " + service + ": " + err.Error()})
 		return
 	}
-	_ = st.SetWriteDeadline(time.Now().Add(openTimeout))
 	if err := proto.WriteAnswer(st, proto.Answer{}); err != nil {
-		l.free()
+		l.free(s)
 		_ = st.Close()
 		return
 	}
 	_ = st.SetDeadline(time.Time{})
-	if err := l.put(st); err != nil { // closed just now
+	if err := l.put(s, st); err != nil { // closed just now
 		st.Reset()
 	}
 }

@@ -22,7 +22,7 @@ const (
 	enoughStreams = 16
 )
 
-// A peer nearer than nearBy gets by with nearBuffer bytes under way, 800 Mbit/s: the
+// A peer nearer than nearBy gets by with nearBuffer bytes under way, 400 Mbit/s and more: the
 // kernel's own choice, megabytes, is cold by the time that it is read, a fifth of the
 // CPU of 16 streams, and a signal waits behind all of it.
 const (

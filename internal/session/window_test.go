@@ -65,38 +65,46 @@ func TestWindowsFollowTheRoundTrip(t *testing.T) {
 		{0, time.Second, smallWindow, DefaultStreams},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			a, b := net.Pipe()
-			near, far := newFarConn(t, newArrivingConn(a), tt.way), newFarConn(t, newArrivingConn(b), tt.way)
 			device := testCerts().clientTLS()
 			device.ClientSessionCache = tls.NewLRUClientSessionCache(1) // a ticket is written before the hello is read
 			acceptor, err := NewAcceptor(&Config{TLS: testCerts().serverTLS()})
 			check(err)
-			var s *Session
-			var wg sync.WaitGroup
-			wg.Go(func() {
-				in, err := acceptor.Accept(t.Context(), far, slowTurn(tt.turn))
+			for _, resumed := range []bool{false, true} {
+				a, b := net.Pipe()
+				near, far := newFarConn(t, newArrivingConn(a), tt.way), newFarConn(t, newArrivingConn(b), tt.way)
+				var s *Session
+				var wg sync.WaitGroup
+				wg.Go(func() {
+					in, err := acceptor.Accept(t.Context(), far, slowTurn(tt.turn))
+					check(err)
+					s, err = in.Session(t.Context())
+					check(err)
+				})
+				c, err := Client(t.Context(), near, &Config{TLS: device, Hello: func() (h Hello) {
+					time.Sleep(time.Millisecond) // it arrives a little after the end of the handshake
+					return h
+				}})
+				wg.Wait()
 				check(err)
-				s, err = in.Session(t.Context())
-				check(err)
-			})
-			c, err := Client(t.Context(), near, &Config{TLS: device, Hello: func() (h Hello) {
-				time.Sleep(time.Millisecond) // it arrives a little after the end of the handshake
-				return h
-			}})
-			wg.Wait()
-			check(err)
-			defer func() { _ = c.Close(); _ = s.Close() }()
-			if w := s.window; w != tt.window {
-				t.Errorf("a way of %s, %s for a turn: a window of %d, want %d", tt.way, tt.turn, w, tt.window)
-			}
-			if set := far.buffer == nearBuffer; set != (tt.way == 0) {
-				t.Errorf("a way of %s: the server's buffer is %d", tt.way, far.buffer)
-			}
-			if set := near.buffer == nearBuffer; set != (tt.way+tt.turn == 0) {
-				t.Errorf("a way of %s, %s for a turn: the device's buffer is %d", tt.way, tt.turn, near.buffer)
-			}
-			if n := c.Ready().Streams; n != tt.streams {
-				t.Errorf("a way of %s: ready says %d streams, want %d", tt.way, n, tt.streams)
+				if c.ConnectionState().DidResume != resumed {
+					t.Errorf("resumed: %t", !resumed)
+				}
+				if w := s.window; w != tt.window {
+					t.Errorf("a way of %s, %s for a turn: a window of %d, want %d", tt.way, tt.turn, w, tt.window)
+				}
+				if w := c.window; w < tt.window { // the device sees the turn as a way
+					t.Errorf("a way of %s, resumed %t: the device's window is %d, want %d", tt.way, resumed, w, tt.window)
+				}
+				if set := far.buffer == nearBuffer; set != (tt.way == 0) {
+					t.Errorf("a way of %s: the server's buffer is %d", tt.way, far.buffer)
+				}
+				if set := near.buffer == nearBuffer; set != (tt.way+tt.turn == 0) {
+					t.Errorf("a way of %s, %s for a turn: the device's buffer is %d", tt.way, tt.turn, near.buffer)
+				}
+				if n := c.Ready().Streams; n != tt.streams {
+					t.Errorf("a way of %s: ready says %d streams, want %d", tt.way, n, tt.streams)
+				}
+				_, _ = c.Close(), s.Close()
 			}
 		})
 	}
