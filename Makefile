@@ -79,9 +79,10 @@ fuzz: ## run every fuzz target for FUZZTIME (100000x: executions)
 vulncheck: ## look for known vulnerabilities, where their database is reached (else VULN_REQUIRED=1 fails)
 	@GO="$(GO)" .ci/vulncheck
 
-bench: ## measure CPU, throughput, latency and a long path beside their baselines, for docs/bench
+bench: build ## measure CPU, throughput, latency and a long path beside their baselines, for docs/bench
 	$(GO) run ./internal/bench streams -o docs/bench
 	$(GO) run ./internal/bench wan -o docs/bench
+	$(GO) run ./internal/bench forward -o docs/bench bin/atls-ws
 	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./postconn
 
 bench-fleet: ## measure a server with 4000 devices: memory, goroutines, connects, a storm; for docs/bench

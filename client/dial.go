@@ -136,14 +136,14 @@ func (d *dialer) dial(ctx context.Context, kind Carrier) (*Session, error) {
 func (d *dialer) session(ctx context.Context, conn net.Conn, kind Carrier, outer func() *tls.ConnectionState) (*Session, error) {
 	_, late := conn.(*earlyConn)
 	return session.Client(ctx, conn, &session.Config{
-		OpensLate: late,
-		TLS:       d.cfg.TLS, Mux: d.cfg.Mux, Logger: d.cfg.Logger, Applied: d.cfg.Applied, Streams: d.cfg.Streams, Unread: d.cfg.Unread,
+		TLS: d.cfg.TLS, Mux: d.cfg.Mux, Logger: d.cfg.Logger, Applied: d.cfg.Applied, Streams: d.cfg.Streams, Unread: d.cfg.Unread,
 		Hello: func() session.Hello {
 			return session.Hello{
 				Software: d.cfg.Software, Carrier: string(kind), Attempt: d.attempt,
 				Probe: d.cfg.bootstrap, Outer: d.hop.reported(outer()),
 			}
 		},
+		OpensLate: late,
 	})
 }
 

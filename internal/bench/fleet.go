@@ -24,16 +24,41 @@ import (
 
 const fleetBytes = 256 << 10 // that each device moves in each direction
 
-// fleet measures a server process that holds thousands of real sessions.
+// fleetCase is one kind of server.
+type fleetCase struct {
+	name, stack, scheme string
+	env                 []string
+}
+
+// fleet measures a server process that holds thousands of real sessions: what a
+// connect costs in alternating rounds, and memory once, which does not vary.
 func fleet(o *options) error {
 	r := newReport(o)
-	for _, c := range []struct{ stack, scheme string }{{naive, "wss"}, {ours, "wss"}, {naive, "ws"}, {ours, "ws"}} {
-		name := c.stack + " " + c.scheme
-		if !o.wants(name) {
-			continue
+	little := []string{"GOGC=30"}
+	var cases []fleetCase
+	for _, c := range []fleetCase{
+		{"naive wss", naive, "wss", nil}, {"atls-ws wss", ours, "wss", nil}, {"atls-ws wss GOGC=30", ours, "wss", little},
+		{"naive ws", naive, "ws", nil}, {"atls-ws ws", ours, "ws", nil}, {"atls-ws ws GOGC=30", ours, "ws", little},
+	} {
+		if o.wants(c.name) {
+			cases = append(cases, c)
 		}
-		if err := fleetCase(o, r, c.stack, c.scheme); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
+	}
+	if strings.Contains("connects", o.cases) {
+		for range o.rounds {
+			for _, c := range cases {
+				if err := c.run(o, func(f *started) error { return f.connects(r.row(c.name)) }); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	for _, c := range cases {
+		if o.cases == "connects" {
+			break
+		}
+		if err := c.run(o, func(f *started) error { return f.memory(o, r.row(c.name)) }); err != nil {
+			return err
 		}
 	}
 	return r.writeFleet()
@@ -128,69 +153,108 @@ type device struct {
 	close   func()
 }
 
-func fleetCase(o *options, r *report, stack, scheme string) error {
+// started is a server with a fleet that is connected.
+type started struct {
+	fleetCase
+	srv         *child
+	devices     []*device
+	empty, full stat // before and after the devices connected
+}
+
+// run starts a server, connects the fleet, and ends both after do.
+func (c fleetCase) run(o *options, do func(*started) error) error {
 	k, err := newKeys()
 	if err != nil {
 		return err
 	}
-	srv, err := startChild(o, k, stack, scheme)
-	if err != nil {
+	f := &started{fleetCase: c, devices: make([]*device, o.devices)}
+	if f.srv, err = startChild(o, k, c.stack, c.scheme, c.env...); err != nil {
 		return err
 	}
-	defer srv.stop()
-	name := stack + " " + scheme
-	row := r.row(name)
-	devices := make([]*device, o.devices)
-	for i := range devices {
-		if devices[i], err = newDevice(k, stack, srv.url, fmt.Sprintf("device-%d", i)); err != nil {
+	defer f.srv.stop()
+	for i := range f.devices {
+		if f.devices[i], err = newDevice(k, c.stack, f.srv.url, fmt.Sprintf("device-%d", i)); err != nil {
 			return err
 		}
 	}
-	defer func() {
-		for _, d := range devices {
-			d.close()
-		}
-	}()
-	empty, err := srv.ask("stat")
+	defer f.close()
+	if f.empty, err = f.srv.ask("stat"); err != nil {
+		return err
+	}
+	if f.full, err = f.connect(); err == nil {
+		err = do(f)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", c.name, err)
+	}
+	return nil
+}
+
+func (f *started) connect() (stat, error) {
+	if err := each(f.devices, func(d *device) error { return d.connect() }); err != nil {
+		return stat{}, err
+	}
+	return f.srv.ask("stat")
+}
+
+func (f *started) close() {
+	for _, d := range f.devices {
+		d.close()
+	}
+}
+
+// connects measures how the fleet has connected, and connects again.
+func (f *started) connects(row *row) error {
+	f.close()
+	if err := f.srv.wait(func(s stat) bool { return s.Sessions == 0 }); err != nil {
+		return err
+	}
+	before, err := f.srv.ask("stat")
 	if err != nil {
 		return err
 	}
-	if err := each(devices, func(d *device) error { return d.connect() }); err != nil {
-		return err
-	}
-	full, err := srv.ask("stat")
+	again, err := f.connect()
 	if err != nil {
 		return err
 	}
-	row.add("connect", "CPU ms", (full.CPU-empty.CPU)*1e3/float64(o.devices))
+	per := func(from, to stat) float64 { return (to.CPU - from.CPU) * 1e3 / float64(len(f.devices)) }
+	first, second := per(f.empty, f.full), per(before, again)
+	row.add("connect", "CPU ms", first)
+	row.add("reconnect", "CPU ms", second)
+	logf("%s: %.2f ms of the server's CPU per connect, %.2f per reconnect", f.name, first, second)
+	return nil
+}
+
+// memory measures what the fleet costs the server.
+func (f *started) memory(o *options, row *row) error {
 	phase := func(phase, cmd string) error {
 		if !strings.Contains(phase, o.cases) {
 			return nil
 		}
 		if cmd != "" {
-			if _, err := srv.ask(cmd); err != nil {
+			if _, err := f.srv.ask(cmd); err != nil {
 				return err
 			}
 		}
 		time.Sleep(o.pause)
-		s, err := srv.ask("stat")
+		s, err := f.srv.ask("stat")
 		if err != nil {
 			return err
 		}
-		if s.Sessions < o.devices {
-			return fmt.Errorf("%s: only %d of %d sessions are left", phase, s.Sessions, o.devices)
+		if s.Sessions < len(f.devices) {
+			return fmt.Errorf("%s: only %d of %d sessions are left", phase, s.Sessions, len(f.devices))
 		}
-		per := func(v int64) float64 { return float64(v) / float64(o.devices) / 1024 }
-		row.add(phase, "RSS KiB", per(s.Returned-empty.Returned))
-		row.add(phase, "as it stands KiB", per(s.RSS-empty.RSS))
-		row.add(phase, "heap KiB", per(s.Heap-empty.Heap))
-		row.add(phase, "stack KiB", per(s.Stack-empty.Stack))
-		row.add(phase, "goroutines", float64(s.Goroutines-empty.Goroutines)/float64(o.devices))
-		logf("%s, %s: %.1f KiB (%.1f as it stands), heap %.1f, stacks %.1f, %.2f goroutines", name, phase,
-			per(s.Returned-empty.Returned), per(s.RSS-empty.RSS), per(s.Heap-empty.Heap), per(s.Stack-empty.Stack),
-			float64(s.Goroutines-empty.Goroutines)/float64(o.devices))
+		per := func(v int64) float64 { return float64(v) / float64(len(f.devices)) / 1024 }
+		goroutines := float64(s.Goroutines-f.empty.Goroutines) / float64(len(f.devices))
+		row.add(phase, "RSS KiB", per(s.Returned-f.empty.Returned))
+		row.add(phase, "as it stands KiB", per(s.RSS-f.empty.RSS))
+		row.add(phase, "heap KiB", per(s.Heap-f.empty.Heap))
+		row.add(phase, "stack KiB", per(s.Stack-f.empty.Stack))
+		row.add(phase, "goroutines", goroutines)
+		logf("%s, %s: %.1f KiB (%.1f as it stands), heap %.1f, stacks %.1f, %.2f goroutines", f.name, phase,
+			per(s.Returned-f.empty.Returned), per(s.RSS-f.empty.RSS), per(s.Heap-f.empty.Heap), per(s.Stack-f.empty.Stack), goroutines)
 		if o.heap != "" {
-			_, err = srv.ask("heap " + o.heap + "-" + phase)
+			_, err = f.srv.ask("heap " + o.heap + "-" + phase)
 		}
 		return err
 	}
@@ -200,37 +264,13 @@ func fleetCase(o *options, r *report, stack, scheme string) error {
 	if err := phase("signal", "signal"); err != nil {
 		return err
 	}
-	if stack == ours && strings.Contains("traffic", o.cases) { // the naive stack's sessions die of so much at once
-		if err := each(devices, func(d *device) error { return d.up(fleetBytes) }); err != nil {
-			return err
-		}
-		if err := phase("traffic", fmt.Sprintf("down %d", fleetBytes)); err != nil {
-			return err
-		}
+	if f.stack != ours || !strings.Contains("traffic", o.cases) { // the naive stack's sessions die of so much at once
+		return nil
 	}
-	for _, d := range devices {
-		d.close()
-	}
-	if err := srv.wait(func(s stat) bool { return s.Sessions == 0 }); err != nil {
+	if err := each(f.devices, func(d *device) error { return d.up(fleetBytes) }); err != nil {
 		return err
 	}
-	before, err := srv.ask("stat")
-	if err != nil {
-		return err
-	}
-	if err := each(devices, func(d *device) error { return d.connect() }); err != nil {
-		return err
-	}
-	again, err := srv.ask("stat")
-	if err != nil {
-		return err
-	}
-	row.add("reconnect", "CPU ms", (again.CPU-before.CPU)*1e3/float64(o.devices))
-	for _, phase := range []string{"connect", "reconnect"} {
-		v, _ := row.median(phase, "CPU ms")
-		logf("%s: %s: %.2f ms of the server's CPU", name, phase, v)
-	}
-	return nil
+	return phase("traffic", fmt.Sprintf("down %d", fleetBytes))
 }
 
 func (c *child) wait(ok func(stat) bool) error {
@@ -319,56 +359,4 @@ func (d *device) naive(k *keys, url string) {
 		}
 		return sendAll(conn, n)
 	}
-}
-
-func (r *report) writeFleet() error {
-	w, err := r.o.create("fleet.md")
-	if err != nil {
-		return err
-	}
-	r.o.head(w, "A server with many devices")
-	_, _ = fmt.Fprintf(w, "A server process of its own with %d sessions over loopback, post-quantum key exchange inside. Per device.\n", r.o.devices)
-	_, _ = fmt.Fprintf(w, "Memory is what the process holds beyond an empty server, %s after the named event; RSS after the runtime has\n", r.o.pause)
-	_, _ = fmt.Fprint(w, "returned what is free, \"as it stands\" before. `ws` is behind a terminator that does the outer TLS.\n\n")
-	_, _ = fmt.Fprint(w, "| stack | state | RSS KiB | as it stands KiB | heap KiB | stack KiB | goroutines |\n|---|---|---:|---:|---:|---:|---:|\n")
-	units := []string{"RSS KiB", "as it stands KiB", "heap KiB", "stack KiB", "goroutines"}
-	titles := map[string]string{"fresh": "fresh", "signal": "after one signal", "traffic": "after 256 KiB both ways"}
-	var bars []bar
-	for _, x := range r.rows {
-		for _, phase := range []string{"fresh", "signal", "traffic"} {
-			_, _ = fmt.Fprintf(w, "| %s | %s |", x.name, titles[phase])
-			for _, u := range units {
-				_, _ = fmt.Fprintf(w, " %s |", number(x.median(phase, u)))
-			}
-			_, _ = fmt.Fprintln(w)
-			if v, ok := x.median(phase, "RSS KiB"); ok {
-				bars = append(bars, bar{group: titles[phase], name: x.name, value: v})
-			}
-		}
-	}
-	_, _ = fmt.Fprint(w, "\n| stack | the server's CPU per connect, ms | and per reconnect, ms |\n|---|---:|---:|\n")
-	for _, x := range r.rows {
-		_, _ = fmt.Fprintf(w, "| %s | %s | %s |\n", x.name, number(x.median("connect", "CPU ms")), number(x.median("reconnect", "CPU ms")))
-	}
-	if err := w.Close(); err != nil {
-		return err
-	}
-	return r.o.picture("fleet.svg", "RSS per idle device, KiB", byGroup(bars))
-}
-
-// byGroup puts the bars of a group together, in the order of their first ones.
-func byGroup(bars []bar) (sorted []bar) {
-	done := map[string]bool{}
-	for _, b := range bars {
-		if done[b.group] {
-			continue
-		}
-		done[b.group] = true
-		for _, c := range bars {
-			if c.group == b.group {
-				sorted = append(sorted, c)
-			}
-		}
-	}
-	return sorted
 }

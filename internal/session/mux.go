@@ -49,8 +49,8 @@ func (m *Mux) OnSignal(name string, h SignalHandler) {
 // Listen makes the service reachable for the other end of every session of this
 // Mux, until the listener is closed. The conns it accepts belong to the caller
 // and are *Stream; those of a server's service http may also be peers that have
-// no session, only an inner connection of atls-http/1. At most 64 of one peer and
-// 1,024 in all wait to be accepted; more are refused.
+// no session, only an inner connection of atls-http/1. At most 64 of one device
+// and 1,024 in all wait to be accepted; more are refused.
 func (m *Mux) Listen(service string) (net.Listener, error) {
 	if err := proto.CheckName(service); err != nil {
 		return nil, fmt.Errorf("listen: service: %w", err)
@@ -63,7 +63,7 @@ func (m *Mux) Listen(service string) (net.Listener, error) {
 	if _, ok := m.services[service]; ok {
 		return nil, fmt.Errorf("listen: service %q is taken", service)
 	}
-	l := &listener{mux: m, name: service, waits: map[any]int{}}
+	l := &listener{mux: m, name: service, waits: map[string]int{}}
 	l.some.L = &l.mu
 	if m.services == nil {
 		m.services = map[string]*listener{}
@@ -72,17 +72,17 @@ func (m *Mux) Listen(service string) (net.Listener, error) {
 	return l, nil
 }
 
-// Offer hands a peer's conn to the listener of a service, which then owns it. It
+// Offer hands a device's conn to the listener of a service, which then owns it. It
 // does not wait: an error says that nobody listens or too many connections wait.
-func Offer(m *Mux, service, peer string, conn net.Conn) error {
+func Offer(m *Mux, service, device string, conn net.Conn) error {
 	l := m.listener(service)
 	if l == nil {
 		return fmt.Errorf("no service %s", service)
 	}
-	if err := l.reserve(peer); err != nil {
+	if err := l.reserve(device); err != nil {
 		return err
 	}
-	return l.put(peer, conn)
+	return l.put(device, conn)
 }
 
 // Services returns the names that are listened on, sorted.
@@ -113,14 +113,14 @@ func (m *Mux) listener(service string) *listener {
 }
 
 const (
-	waitOfPeer = 64   // connections of one peer wait to be accepted from a listener,
-	waitOfAll  = 1024 // and of all peers; those of peers that have gone wait, too
+	waitOfDevice = 64   // connections of a device wait to be accepted from a listener,
+	waitOfAll    = 1024 // and of all; those of devices that have gone wait, too
 )
 
 // ErrWaiting says that a service does not accept what is there already.
 var ErrWaiting = errors.New("too many connections wait to be accepted")
 
-// listener is a service of a Mux as a net.Listener. Each peer has places of its
+// listener is a service of a Mux as a net.Listener. Each device has places of its
 // own: one that opens many streams at once costs the others nothing.
 type listener struct {
 	mux  *Mux
@@ -130,52 +130,49 @@ type listener struct {
 	some   sync.Cond // conns has some, or closed
 	closed bool
 	conns  []waitingConn
-	waits  map[any]int // of each peer, in conns or about to be
-	all    int
+	waits  map[string]int // of each device, in conns or about to be
 }
 
 type waitingConn struct {
 	net.Conn
-	peer any // whose place it has
+	device string // whose place it has
 }
 
-// reserve takes a place for a connection of a peer, which is for put or free.
-func (l *listener) reserve(peer any) error {
+// reserve takes a place for a connection of a device, which is for put or free.
+func (l *listener) reserve(device string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
 	case l.closed:
 		return net.ErrClosed
-	case l.waits[peer] >= waitOfPeer || l.all >= waitOfAll:
-		return fmt.Errorf("%w: %d of this peer, %d in all", ErrWaiting, l.waits[peer], l.all)
+	case l.waits[device] >= waitOfDevice || len(l.conns) >= waitOfAll:
+		return fmt.Errorf("%w: %d of this device, %d in all", ErrWaiting, l.waits[device], len(l.conns))
 	}
-	l.waits[peer]++
-	l.all++
+	l.waits[device]++
 	return nil
 }
 
-func (l *listener) free(peer any) {
+func (l *listener) free(device string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.freeLocked(peer)
+	l.freeLocked(device)
 }
 
-func (l *listener) freeLocked(peer any) {
-	l.all--
-	if l.waits[peer]--; l.waits[peer] == 0 {
-		delete(l.waits, peer)
+func (l *listener) freeLocked(device string) {
+	if l.waits[device]--; l.waits[device] == 0 {
+		delete(l.waits, device)
 	}
 }
 
 // put hands over a conn for which there is a place. It does not wait.
-func (l *listener) put(peer any, conn net.Conn) error {
+func (l *listener) put(device string, conn net.Conn) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
-		l.freeLocked(peer)
+		l.freeLocked(device)
 		return net.ErrClosed
 	}
-	l.conns = append(l.conns, waitingConn{conn, peer})
+	l.conns = append(l.conns, waitingConn{conn, device})
 	l.some.Signal()
 	return nil
 }
@@ -194,7 +191,7 @@ func (l *listener) Accept() (net.Conn, error) {
 	if l.conns = l.conns[1:]; len(l.conns) == 0 {
 		l.conns = nil // with what was before it
 	}
-	l.freeLocked(w.peer)
+	l.freeLocked(w.device)
 	return w.Conn, nil
 }
 

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -12,7 +13,7 @@ import (
 	"github.com/atls-ws/atls-ws/internal/proto"
 )
 
-// A peer that opens more streams than a service accepts is refused, and nobody else.
+// A device that opens more streams than a service accepts is refused, and nobody else.
 func TestStreamsWaitToBeAccepted(t *testing.T) {
 	mux := new(Mux)
 	ln, err := mux.Listen("slow")
@@ -21,18 +22,21 @@ func TestStreamsWaitToBeAccepted(t *testing.T) {
 	}
 	told := make(chan Limit, 100)
 	flooder, other := ends{}, ends{}
-	for _, e := range []*ends{&flooder, &other} {
+	for i, e := range []*ends{&flooder, &other} {
 		a, b := net.Pipe()
-		*e = connect(t, a, b, nil, &Config{Mux: mux, Limited: func(l Limit) { told <- l }})
+		*e = connect(t, a, b, nil, &Config{
+			Mux: mux, Limited: func(l Limit) { told <- l },
+			Admit: func(tls.ConnectionState, *Hello) (string, error) { return strconv.Itoa(i), nil },
+		})
 	}
-	for range waitOfPeer {
+	for range waitOfDevice {
 		c, err := flooder.client.Dial(t.Context(), "slow")
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer func() { _ = c.Close() }()
 	}
-	if _, err := flooder.client.Dial(t.Context(), "slow"); !refusedAs(err, proto.Busy, "64 of this peer") {
+	if _, err := flooder.client.Dial(t.Context(), "slow"); !refusedAs(err, proto.Busy, "64 of this device") {
 		t.Errorf("one too many: %v", err)
 	}
 	if len(told) != 1 || <-told != LimitWaiting {
@@ -40,7 +44,7 @@ func TestStreamsWaitToBeAccepted(t *testing.T) {
 	}
 	last, err := other.client.Dial(t.Context(), "slow")
 	if err != nil {
-		t.Fatalf("another peer: %v", err)
+		t.Fatalf("another device: %v", err)
 	}
 	if _, err := ln.Accept(); err != nil {
 		t.Fatal(err)
@@ -59,8 +63,8 @@ func TestStreamsWaitToBeAccepted(t *testing.T) {
 	}
 }
 
-// All that wait are bounded, whoever they are of.
-func TestConnectionsOfAllPeersAreBounded(t *testing.T) {
+// All that wait are bounded, whatever device they are of.
+func TestWaitingConnectionsAreBounded(t *testing.T) {
 	mux := new(Mux)
 	ln, err := mux.Listen("http")
 	if err != nil {
@@ -81,8 +85,8 @@ func TestConnectionsOfAllPeersAreBounded(t *testing.T) {
 			t.Fatal(c, err)
 		}
 	}
-	if l := ln.(*listener); l.all != 0 || len(l.waits) != 0 || len(l.conns) != 0 {
-		t.Errorf("left: %d places of %d peers, %d connections", l.all, len(l.waits), len(l.conns))
+	if l := ln.(*listener); len(l.waits) != 0 || len(l.conns) != 0 {
+		t.Errorf("left: places of %d devices, %d connections", len(l.waits), len(l.conns))
 	}
 }
 

@@ -337,7 +337,7 @@ func (s *Session) serve(ys *yamux.Stream, overCap bool) {
 		s.refuseStream(st, proto.Answer{Code: proto.NotFound, Text: "no service " + service})
 		return
 	}
-	if err := l.reserve(s); errors.Is(err, net.ErrClosed) {
+	if err := l.reserve(s.Device()); errors.Is(err, net.ErrClosed) {
 		s.refuseStream(st, proto.Answer{Code: proto.NotFound, Text: "no service " + service})
 		return
 	} else if err != nil {
@@ -346,12 +346,12 @@ func (s *Session) serve(ys *yamux.Stream, overCap bool) {
 		return
 	}
 	if err := proto.WriteAnswer(st, proto.Answer{}); err != nil {
-		l.free(s)
+		l.free(s.Device())
 		_ = st.Close()
 		return
 	}
 	_ = st.SetDeadline(time.Time{})
-	if err := l.put(s, st); err != nil { // closed just now
+	if err := l.put(s.Device(), st); err != nil { // closed just now
 		st.Reset()
 	}
 }

@@ -22,16 +22,16 @@ const (
 	enoughStreams = 16
 )
 
-// A peer nearer than nearBy gets by with nearBuffer bytes under way, 400 Mbit/s and more: the
-// kernel's own choice, megabytes, is cold by the time that it is read, a fifth of the
-// CPU of 16 streams, and a signal waits behind all of it.
+// A peer nearer than nearBy gets by with nearBuffer bytes under way, 400 Mbit/s and
+// more: the kernel's own choice, megabytes, is cold by the time that it is read, a
+// fifth of the CPU of 16 streams, and a signal waits behind all of it.
 const (
 	nearBy     = 2500 * time.Microsecond
 	nearBuffer = 128 << 10 // Linux doubles it
 )
 
-// windowFor chooses by the shortest time that the peer took to answer in the
-// handshake: the round trip and some computing. 0 is not known. A peer can make
+// windowFor chooses by the time that the peer took to answer in the handshake, as
+// limitedConn and Client find it: the round trip and some computing. 0 is not known. A peer can make
 // it longer, and so the windows as large as Config.Unread lets them be.
 func (c *Config) windowFor(rtt time.Duration) uint32 {
 	want := uint32(smallWindow)
