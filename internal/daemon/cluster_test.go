@@ -144,6 +144,7 @@ func TestNodeEndsWithStreamsToDevicesOfOthers(t *testing.T) {
 // A node that stands still is noticed by both ends of a stream through it, under
 // load too, and by who asks it for something; what is said names it.
 func TestNodeThatStandsStillIsNoticed(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	short := func(cfg *config.Server) { cfg.Limits.Keepalive = time.Second }
 	way := must[*fault.Proxy](t)(fault.Listen("", func(int) fault.Plan { return fault.Plan{} }))

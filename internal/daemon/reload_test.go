@@ -34,6 +34,7 @@ func (s *site) innerLeaf(id string) string {
 }
 
 func TestNewCertificateIsUsedWithoutEndingSessions(t *testing.T) {
+	t.Parallel()
 	s := start(t, nil)
 	old := s.connect("d-1", nil)
 	before := old.ConnectionState().PeerCertificates[0].SerialNumber.String()
@@ -63,6 +64,7 @@ func TestNewCertificateIsUsedWithoutEndingSessions(t *testing.T) {
 }
 
 func TestRevokedCertificateEndsItsSessionsWithinSeconds(t *testing.T) {
+	t.Parallel()
 	var dir string
 	s := startWith(t, func(cfg *config.Server, d string) { dir = d; cfg.Inner.CRL = []string{pki.CRLPath(d)}; writeCRL(t, d) })
 	revoked := must[*pki.Pair](t)(s.ca.Device("d-1", 0))
@@ -108,6 +110,7 @@ func writeCRL(t *testing.T, dir string) {
 }
 
 func TestRemovedAuthorityEndsItsSessions(t *testing.T) {
+	t.Parallel()
 	for name, prepare := range map[string]func(cfg *config.Server, dir string){
 		"no enrollment": func(*config.Server, string) {},
 		"enrollment": func(cfg *config.Server, dir string) {

@@ -29,6 +29,7 @@ const (
 // lost, doubled or out of order, and one that was not taken is taken when it is
 // sent again. ATLS_FAULT_SEED=S tries a seed again.
 func TestFaultsOnTheWayToNATS(t *testing.T) {
+	t.Parallel()
 	seed := mrand.Uint64N(1 << 32)
 	if s, err := strconv.ParseUint(os.Getenv("ATLS_FAULT_SEED"), 10, 64); err == nil {
 		seed = s

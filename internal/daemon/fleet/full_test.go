@@ -15,6 +15,7 @@ import (
 // What a sender was told is queued is on the disk, however full that gets: first
 // to the reserve, then, as if other programs had taken that, to the last byte.
 func TestNothingQueuedIsLostOnAFullDisk(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=48m"); err != nil {
 		t.Skipf("a small disk needs root: %v", err)

@@ -101,6 +101,7 @@ func TestSessionsOfOneAttemptAtTwoNodesAreAlternatives(t *testing.T) {
 }
 
 func TestDevicesOfADeadNodeDoNotCount(t *testing.T) {
+	t.Parallel()
 	a, b := twoNodes(t)
 	d := a.device("pump-7")
 	a.connect(d)
@@ -166,6 +167,7 @@ func TestCancelAsksTheNodeThatHasTheDevice(t *testing.T) {
 }
 
 func TestSecondNodeOfANameIsRefused(t *testing.T) {
+	t.Parallel()
 	a, _ := twoNodes(t)
 	_, err := Open(t.Context(), a.cfg)
 	var start *StartError
@@ -175,6 +177,7 @@ func TestSecondNodeOfANameIsRefused(t *testing.T) {
 }
 
 func TestEmbeddedClusterAloneSaysWhatItWaitsFor(t *testing.T) {
+	t.Parallel()
 	s := newSite(t, false)
 	pair := must[*pki.Pair](t)(s.ca.Node("a", 0))
 	s.cfg.Node = &Node{Name: "a", TLS: &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{must[tls.Certificate](t)(pair.TLS())}, RootCAs: s.ca.Pool(), ClientCAs: s.ca.Pool(), ServerName: pki.NodeServerName}}
