@@ -258,6 +258,24 @@ func through(via func(string) (string, error), addr string) (string, error) {
 
 // makeOurs uses the public packages, as a program that embeds them does.
 func makeOurs(k *keys, via func(string) (string, error)) (*link, error) {
+	return oursAfter(k, via, func(*client.Config, string) error { return nil })
+}
+
+// makeResumed does so with a device that was there before.
+func makeResumed(k *keys, via func(string) (string, error)) (*link, error) {
+	return oursAfter(k, via, func(c *client.Config, addr string) error {
+		c.TLS.ClientSessionCache = tls.NewLRUClientSessionCache(1)
+		before := *c
+		before.URL = "https://" + addr
+		sess, err := client.Dial(context.Background(), &before)
+		if err == nil {
+			err = sess.Close()
+		}
+		return err
+	})
+}
+
+func oursAfter(k *keys, via func(string) (string, error), first func(c *client.Config, addr string) error) (*link, error) {
 	srv, err := server.New(&server.Config{TLS: k.innerServer()})
 	if err != nil {
 		return nil, err
@@ -273,12 +291,16 @@ func makeOurs(k *keys, via func(string) (string, error)) (*link, error) {
 	if err != nil {
 		return nil, err
 	}
-	sess, err := client.Dial(context.Background(), &client.Config{URL: "https://" + addr, TLS: k.innerClient(), Proxy: noProxy, Mux: mux})
+	conf := &client.Config{URL: "https://" + addr, TLS: k.innerClient(), Proxy: noProxy, Mux: mux}
+	if err := first(conf, web.Listener.Addr().String()); err != nil {
+		return nil, err
+	}
+	sess, err := client.Dial(context.Background(), conf)
 	if err != nil {
 		return nil, err
 	}
 	for { // the device is ready a moment before the server has it in its registry
-		if _, ok := srv.Registry().Get("device-1"); ok {
+		if s, ok := srv.Registry().Get("device-1"); ok && s.ID() == sess.ID() {
 			break
 		}
 		time.Sleep(time.Millisecond)

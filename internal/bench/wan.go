@@ -8,7 +8,10 @@ import (
 	"time"
 )
 
-const wanRTT = 60 * time.Millisecond
+const (
+	wanRTT  = 60 * time.Millisecond
+	resumed = "atls-ws resumed"
+)
 
 // wan measures one stream over a path with a round trip of 60 ms. Each stack
 // has its defaults; what limits it is its window.
@@ -21,7 +24,7 @@ func wan(o *options) error {
 	for range o.rounds {
 		for _, dir := range []string{"up", "down"} {
 			row := r.row("one stream " + dir)
-			for _, s := range stacks() {
+			for _, s := range append(stacks(), stack{resumed, makeResumed}) {
 				if !o.wants(s.name) {
 					continue
 				}
@@ -43,10 +46,10 @@ func wan(o *options) error {
 		return err
 	}
 	o.head(w, "One stream over a long path")
-	_, _ = fmt.Fprintf(w, "A round trip of %s, made by a proxy on loopback that delays and does not limit; the connection is fresh.\n\n", wanRTT)
+	_, _ = fmt.Fprintf(w, "A round trip of %s, made by a proxy on loopback that delays and does not limit; the connection is fresh. A device of\natls-ws that was there before resumes its inner TLS.\n\n", wanRTT)
 	_, _ = fmt.Fprint(w, "| case | stack | Mbit/s |\n|---|---|---:|\n")
 	for _, x := range r.rows {
-		for _, n := range []string{rawTCP, double, naive, ours} {
+		for _, n := range []string{rawTCP, double, naive, ours, resumed} {
 			if v, ok := x.median(n, "MiB/s"); ok {
 				_, _ = fmt.Fprintf(w, "| %s | %s | %.0f |\n", x.name, n, v*(1<<20)*8/1e6)
 			}
